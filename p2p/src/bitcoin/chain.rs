@@ -1,0 +1,167 @@
+//! What the network needs from a node's chain and mempool, and what it wants to be told.
+//!
+//! Owns the trait and its plain data. All calls may block; the owner thread makes them, never a tokio worker.
+//! An implementation must not wait for the network in turn (for instance for a reply of a [`super::Handle`]).
+
+use std::time::Duration;
+
+use bitcoin::block::Header;
+use bitcoin::{BlockHash, Txid, Work, Wtxid};
+
+/// A block of the active chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockRef {
+    pub hash: BlockHash,
+    pub height: u32,
+}
+
+/// A known header and the total work of the chain that ends in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeaderRef {
+    pub hash: BlockHash,
+    pub height: u32,
+    pub chain_work: Work,
+}
+
+/// All that the network asks about one header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeaderInfo {
+    pub header: Header,
+    pub height: u32,
+    pub chain_work: Work,
+    /// The block's data is on disk.
+    pub have_data: bool,
+    /// The block is part of the active chain.
+    pub in_active_chain: bool,
+    /// The block, or one it descends from, failed validation.
+    pub failed: bool,
+    /// The block was fully validated at some time (Core's `BLOCK_VALID_SCRIPTS`): it may be served off the active chain.
+    pub validated: bool,
+}
+
+/// Why a batch of headers was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct HeadersError {
+    /// Core's reject reason, such as `high-hash` or `bad-diffbits`.
+    pub reason: String,
+    /// The sender broke a rule (Core's `MaybePunishNodeForBlock` would discourage it).
+    pub punish: bool,
+    /// The first header's parent is unknown.
+    pub unconnecting: bool,
+}
+
+/// What became of a block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockOutcome {
+    pub hash: BlockHash,
+    /// The data was not known before and was stored.
+    pub new: bool,
+    /// `None`: not refused. Else Core's reject reason, such as `bad-txnmrklroot`.
+    pub verdict: Option<String>,
+    /// The sender broke a rule.
+    pub punish: bool,
+}
+
+/// How a peer names a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum TxRef {
+    Txid(Txid),
+    Wtxid(Wtxid),
+}
+
+/// What became of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TxOutcome {
+    /// In the mempool now. `replaced` left it in exchange.
+    Accepted { txid: Txid, wtxid: Wtxid, fee_sat: u64, vsize: u64, replaced: Vec<Txid> },
+    /// Inputs are not known (Core's `TX_MISSING_INPUTS`).
+    MissingInputs { txid: Txid, wtxid: Wtxid, parents: Vec<Txid> },
+    /// Refused. `reason` is Core's text; `punish` is set for consensus failures; `reconsiderable` for a feerate
+    /// that a child could make up for; `witness_stripped` when the same txid may be valid with a witness.
+    Rejected {
+        txid: Option<Txid>,
+        wtxid: Option<Wtxid>,
+        reason: String,
+        punish: bool,
+        reconsiderable: bool,
+        witness_stripped: bool,
+    },
+    /// Already in the mempool.
+    Known { txid: Txid, wtxid: Wtxid },
+}
+
+/// A transaction of the mempool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MempoolTx {
+    pub raw: Vec<u8>,
+    pub txid: Txid,
+    pub wtxid: Wtxid,
+    pub fee_sat: u64,
+    pub vsize: u64,
+    /// The mempool's sequence number when it entered: a peer gets only what was there at its last announcement.
+    pub sequence: u64,
+}
+
+/// What the node's chain and mempool answer. Implemented by the node over the kernel, and by a test twin.
+pub trait Chain: Send + Sync + 'static {
+    /// Time since the Unix epoch; follows mock time.
+    fn now(&self) -> Duration;
+
+    /// Tip of the active chain.
+    fn tip(&self) -> BlockRef;
+    /// The header with the most work that did not fail.
+    fn best_header(&self) -> HeaderRef;
+    fn header(&self, hash: &BlockHash) -> Option<HeaderInfo>;
+    /// The hash at `height` on the active chain.
+    fn active_hash(&self, height: u32) -> Option<BlockHash>;
+    /// Block locator (newest first, exponentially thinner) that starts at `from`, or at the best header.
+    fn locator(&self, from: Option<&BlockHash>) -> Vec<BlockHash>;
+    /// Headers of the active chain after the newest locator hash that is on it (else after genesis), up to and
+    /// including `stop`, at most `max`. Core's `getheaders`, without the special case of an empty locator.
+    fn headers_after(&self, locator: &[BlockHash], stop: &BlockHash, max: usize) -> Vec<Header>;
+    /// The same as hashes with their heights.
+    fn block_hashes_after(&self, locator: &[BlockHash], stop: &BlockHash, max: usize) -> Vec<BlockRef>;
+    /// Checks and stores connected headers, given in ascending order; answers with the last one.
+    fn accept_headers(&self, headers: &[Header]) -> Result<HeaderRef, HeadersError>;
+    /// Checks and stores a serialized block and activates the best chain. `requested` as Core's `force_processing`.
+    fn accept_block(&self, raw: &[u8], requested: bool) -> BlockOutcome;
+    /// Blocks without data on the way from the active chain to `to`, in ascending height, at most `max`, none more than
+    /// `window` above the fork with the active chain. Empty if a block on the way failed, or `to` is unknown.
+    fn missing_blocks(&self, to: &BlockHash, window: u32, max: usize) -> Vec<BlockRef>;
+    /// The serialized block with witnesses, if its data is on disk.
+    fn read_block(&self, hash: &BlockHash) -> Option<Vec<u8>>;
+    fn is_initial_block_download(&self) -> bool;
+    /// Least total work of a chain worth following (`-minimumchainwork`).
+    fn minimum_chain_work(&self) -> Work;
+    /// Lowest height whose block data is kept (0 unless pruned).
+    fn prune_height(&self) -> u32;
+
+    /// Mempool acceptance of one serialized transaction.
+    fn accept_transaction(&self, raw: &[u8]) -> TxOutcome;
+    /// A parent below the mempool's minimum together with the child that pays for it. One outcome for each.
+    fn accept_package(&self, parent: &[u8], child: &[u8]) -> [TxOutcome; 2];
+    fn transaction(&self, tx: TxRef) -> Option<MempoolTx>;
+    fn has_transaction(&self, tx: TxRef) -> bool;
+    /// The mempool's current sequence number.
+    fn mempool_sequence(&self) -> u64;
+    /// The feerate below which the mempool refuses, in sat/kvB.
+    fn fee_filter(&self) -> u64;
+    /// Own transactions that no peer has asked for yet.
+    fn unbroadcast(&self) -> Vec<(Txid, Wtxid)>;
+    /// A peer asked for it: it is known outside.
+    fn remove_unbroadcast(&self, txid: &Txid);
+}
+
+/// What the node tells the network. All of it is copied and queued; [`super::Handle::notify`] never blocks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChainEvent {
+    /// The active chain has a new tip, settled (Core's `UpdatedBlockTip`).
+    TipChanged { hash: BlockHash, height: u32, initial_download: bool },
+    /// A block was connected; the ids of its transactions stop their relay.
+    BlockConnected { hash: BlockHash, height: u32, transactions: Vec<(Txid, Wtxid)> },
+    /// The mempool took a transaction.
+    TxAdded { txid: Txid, wtxid: Wtxid, fee_sat: u64, vsize: u64 },
+    /// Announce a transaction of the mempool to all peers, again if need be (`sendrawtransaction`).
+    Broadcast { txid: Txid, wtxid: Wtxid },
+}

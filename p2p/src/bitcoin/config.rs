@@ -1,0 +1,174 @@
+//! Options of the Bitcoin network, already parsed, and the permissions that `-whitelist` and `-whitebind` grant.
+//!
+//! Owns no defaults of the command line beyond [`Config::new`], which gives Core's.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bitcoin::p2p::{Magic, ServiceFlags};
+use bitcoin::Network;
+
+pub use super::permissions::{
+    parse_whitebind, parse_whitelist, PermissionError, Permissions, Subnet, WhitelistEntry,
+};
+
+/// Core's `DEFAULT_MAX_PEER_CONNECTIONS`.
+pub const DEFAULT_MAX_CONNECTIONS: usize = 125;
+/// Core's `DEFAULT_PEER_CONNECT_TIMEOUT`.
+pub const DEFAULT_PEER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Core's `DEFAULT_MISBEHAVING_BANTIME`.
+pub const DEFAULT_BAN_TIME: Duration = Duration::from_secs(60 * 60 * 24);
+
+/// One listening address and what its guests may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bind {
+    pub address: SocketAddr,
+    /// `-whitebind`; none for `-bind`.
+    pub permissions: Option<Permissions>,
+    /// `-bind=...=onion`: peers count as coming through Tor.
+    pub onion: bool,
+}
+
+impl Bind {
+    pub fn plain(address: SocketAddr) -> Self {
+        Self { address, permissions: None, onion: false }
+    }
+}
+
+/// Which peers the node looks for by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outbound {
+    /// From the address book and seeds: eight full peers and two for blocks only.
+    Automatic,
+    /// `-connect=<host>...`: these and no others. Empty for `-connect=0`.
+    Only(Vec<String>),
+}
+
+/// Everything the network is told at start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub network: Network,
+    pub magic: Magic,
+    pub default_port: u16,
+    /// `Satoshi:31.99.0(comments)`, with the slashes.
+    pub user_agent: String,
+    pub services: ServiceFlags,
+    /// Sockets to open; empty for `-listen=0`. Where a bind has no permissions and is unspecified, failing is an error.
+    pub binds: Vec<Bind>,
+    pub outbound: Outbound,
+    /// `-addnode`.
+    pub added: Vec<String>,
+    /// `-seednode`.
+    pub seed_nodes: Vec<String>,
+    /// Names to ask for addresses; empty for `-dnsseed=0`.
+    pub dns_seeds: Vec<String>,
+    pub max_connections: usize,
+    /// `-peertimeout`: the handshake's deadline.
+    pub peer_timeout: Duration,
+    /// `-timeout`: the deadline of an outgoing TCP connection.
+    pub connect_timeout: Duration,
+    /// `-bantime`.
+    pub ban_time: Duration,
+    pub whitelist: Vec<WhitelistEntry>,
+    /// `-whitelistrelay`, `-whitelistforcerelay`: what implicit permissions grant.
+    pub whitelist_relay: bool,
+    pub whitelist_force_relay: bool,
+    /// `-blocksonly`: ask for no transactions.
+    pub blocks_only: bool,
+    /// `-peerbloomfilters` is not offered: filters are refused with a disconnect.
+    pub v2_transport: bool,
+    /// `-networkactive`.
+    pub network_active: bool,
+    /// `-externalip`.
+    pub external: Vec<SocketAddr>,
+    /// `-discover`.
+    pub discover: bool,
+    /// `-maxuploadtarget`, bytes in a day; 0 is no limit.
+    pub max_upload_bytes: u64,
+    /// `-maxreceivebuffer` and `-maxsendbuffer` in bytes, for each peer.
+    pub max_receive_bytes: usize,
+    pub max_send_bytes: usize,
+    /// `-forcednsseed`.
+    pub force_dns_seed: bool,
+    /// `-capturemessages`: directory to write every message to.
+    pub capture_dir: Option<PathBuf>,
+    /// `banlist.json`.
+    pub ban_file: Option<PathBuf>,
+    /// Where known addresses are kept (our own format, not `peers.dat`).
+    pub addresses_file: Option<PathBuf>,
+    /// `-logips`.
+    pub log_ips: bool,
+}
+
+impl Config {
+    /// Core's defaults for `network`, listening nowhere.
+    pub fn new(network: Network) -> Self {
+        let default_port = match network {
+            Network::Bitcoin => 8333,
+            Network::Testnet => 18333,
+            Network::Testnet4 => 48333,
+            Network::Signet => 38333,
+            _ => 18444,
+        };
+        Self {
+            network,
+            magic: network.magic(),
+            default_port,
+            user_agent: "/Satoshi:31.99.0/".to_owned(),
+            services: ServiceFlags::NETWORK | ServiceFlags::WITNESS | ServiceFlags::NETWORK_LIMITED,
+            binds: Vec::new(),
+            outbound: Outbound::Only(Vec::new()),
+            added: Vec::new(),
+            seed_nodes: Vec::new(),
+            dns_seeds: Vec::new(),
+            max_connections: DEFAULT_MAX_CONNECTIONS,
+            peer_timeout: DEFAULT_PEER_TIMEOUT,
+            connect_timeout: Duration::from_secs(5),
+            ban_time: DEFAULT_BAN_TIME,
+            whitelist: Vec::new(),
+            whitelist_relay: true,
+            whitelist_force_relay: false,
+            blocks_only: false,
+            v2_transport: true,
+            network_active: true,
+            external: Vec::new(),
+            discover: true,
+            max_upload_bytes: 0,
+            max_receive_bytes: 5_000_000,
+            max_send_bytes: 1_000_000,
+            force_dns_seed: false,
+            capture_dir: None,
+            ban_file: None,
+            addresses_file: None,
+            log_ips: false,
+        }
+    }
+
+    /// Permissions of a peer from `address`, before those of the bind it came in by.
+    pub(crate) fn whitelisted(&self, address: IpAddr, inbound: bool) -> Permissions {
+        let mut granted = Permissions::NONE;
+        for entry in &self.whitelist {
+            let applies = if inbound { entry.inbound } else { entry.outbound };
+            if applies && entry.subnet.contains(address) {
+                granted = granted | entry.permissions;
+            }
+        }
+        granted
+    }
+
+    /// Turns the mark of implicit permissions into what Core grants for it.
+    pub(crate) fn resolve_implicit(&self, granted: Permissions) -> Permissions {
+        if !granted.has(Permissions::IMPLICIT) {
+            return granted;
+        }
+        let mut out = granted.without_implicit();
+        if self.whitelist_force_relay {
+            out = out | Permissions::FORCE_RELAY;
+        }
+        if self.whitelist_relay {
+            out = out | Permissions::RELAY;
+        }
+        out | Permissions::MEMPOOL | Permissions::NO_BAN
+    }
+}
