@@ -124,8 +124,13 @@ pub trait Chain: Send + Sync + 'static {
     fn block_hashes_after(&self, locator: &[BlockHash], stop: &BlockHash, max: usize) -> Vec<BlockRef>;
     /// Checks and stores connected headers, given in ascending order; answers with the last one.
     fn accept_headers(&self, headers: &[Header]) -> Result<HeaderRef, HeadersError>;
-    /// Checks and stores a serialized block and activates the best chain. `requested` as Core's `force_processing`.
-    fn accept_block(&self, raw: &[u8], requested: bool) -> BlockOutcome;
+    /// Checks and stores a serialized block and activates the best chain. `requested` is Core's `force_processing`,
+    /// `min_pow_checked` says that the chain it extends has enough work to store headers for.
+    fn accept_block(&self, raw: &[u8], requested: bool, min_pow_checked: bool) -> BlockOutcome;
+    /// The ancestor of `of` at `height` (itself at its own height).
+    fn ancestor(&self, of: &BlockHash, height: u32) -> Option<BlockHash>;
+    /// Blocks are being imported or reindexed: neither serve nor ask.
+    fn is_loading_blocks(&self) -> bool;
     /// Blocks without data on the way from the active chain to `to`, in ascending height, at most `max`, none more than
     /// `window` above the fork with the active chain. Empty if a block on the way failed, or `to` is unknown.
     fn missing_blocks(&self, to: &BlockHash, window: u32, max: usize) -> Vec<BlockRef>;
