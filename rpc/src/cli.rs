@@ -1,0 +1,1 @@
+//! `keyless-cli`: the command line client.
