@@ -1,0 +1,183 @@
+//! The running node: what was started, in order, and how it ends, in reverse.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bitcoin::BlockHash;
+use keyless_kernel::log::CoreLog;
+use keyless_kernel::{Args, InitError, Kernel};
+use keyless_p2p::{bitcoin as net, cosigners};
+use keyless_rpc::backend::Services;
+use keyless_rpc::server::Server;
+use tokio::runtime::Runtime;
+
+use crate::bitcoin_chain::KernelChain;
+use crate::cosigner_options::CosignerOptions;
+use crate::events::Events;
+use crate::p2p_options::OptionError;
+use crate::rpc_backend::network::{NetworkBackend, NetworkFacts};
+use crate::rpc_backend::{KernelBackend, Process};
+use crate::kernel_view::KernelView;
+use crate::wallets::{WalletManager, WalletOptions};
+use crate::{cosigner_options, p2p_options, rpc_options};
+
+/// How long tasks that ignore the end may run on.
+pub const LAST_TASKS: Duration = Duration::from_secs(5);
+/// The network is told the height for co-signers' hellos before it can know it.
+const UNKNOWN_HEIGHT: u32 = 0;
+
+/// Everything that runs. Made by [`start`], ended by [`Node::stop`].
+pub struct Node {
+    kernel: Kernel,
+    events: Arc<Events>,
+    network: Option<net::Handle>,
+    network_backend: Arc<NetworkBackend>,
+    wallets: Option<Arc<WalletManager>>,
+    server: Option<Server>,
+    up: bool,
+}
+
+/// Starts everything. `Err` only before the kernel runs; what fails later leaves a node that is not up, to be stopped.
+pub fn start(args: &Args, runtime: &Runtime) -> Result<Node, InitError> {
+    let refuse = |error: OptionError| {
+        args.init_error(&error.0);
+        InitError::Refused(error.0)
+    };
+    let genesis = genesis_hash(args);
+    let cosigning = cosigner_options::read(args, &genesis, UNKNOWN_HEIGHT).map_err(refuse)?;
+    let rpc = rpc_options::config(args).map_err(refuse)?;
+
+    let events = Arc::new(Events::default());
+    let kernel = Kernel::start(args, events.clone())?;
+    CoreLog::install();
+    log_start(args, &cosigning);
+
+    let facts = NetworkFacts {
+        v2_transport: args.get_bool("-v2transport", true),
+        default_ban_secs: args.get_int("-bantime").unwrap_or(DEFAULT_BAN_SECS),
+    };
+    let network_backend = Arc::new(NetworkBackend::new(kernel.clone(), facts));
+    let mut node =
+        Node { kernel, events, network: None, network_backend, wallets: None, server: None, up: false };
+    node.up = node.bring_up(args, runtime, rpc, cosigning).is_ok();
+    Ok(node)
+}
+
+const DEFAULT_BAN_SECS: i64 = 60 * 60 * 24;
+
+/// A step failed; its text has been printed.
+struct Failed;
+
+impl Node {
+    /// Whether the start went through.
+    pub fn is_up(&self) -> bool {
+        self.up
+    }
+
+    pub fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
+    fn bring_up(
+        &mut self,
+        args: &Args,
+        runtime: &Runtime,
+        rpc: keyless_rpc::server::Config,
+        cosigning: CosignerOptions,
+    ) -> Result<(), Failed> {
+        let print = |text: String| {
+            args.init_error(&text);
+            Failed
+        };
+        let network_config = p2p_options::config(args, &self.kernel).map_err(|error| print(error.0))?;
+        if !args.get_bool("-disablewallet", false) {
+            let options = WalletOptions::read(args, &cosigning).map_err(&print)?;
+            let view = Arc::new(KernelView::new(self.kernel.clone(), *args));
+            let manager = WalletManager::new(options, view, runtime.handle().clone());
+            self.wallets = Some(manager.map_err(|error| print(error.to_string()))?);
+        }
+        if args.get_bool("-server", false) {
+            let server = runtime.block_on(Server::start(rpc, self.services(args)));
+            self.server = Some(server.map_err(|error| print(error.to_string()))?);
+        }
+        // The kernel prints its own errors.
+        self.kernel.load().map_err(|_| Failed)?;
+        self.start_wallets(runtime, cosigning).map_err(&print)?;
+        self.start_network(runtime, network_config).map_err(&print)?;
+        self.kernel.ready().map_err(|error| print(error.to_string()))
+    }
+
+    fn services(&self, args: &Args) -> Arc<Services> {
+        Arc::new(Services {
+            kernel: Arc::new(KernelBackend::new(self.kernel.clone())),
+            network: self.network_backend.clone(),
+            control: Arc::new(Process::new(self.kernel.clone(), *args)),
+            wallets: self.wallets.clone().map(|wallets| wallets as _),
+        })
+    }
+
+    /// Opens the co-signer network, then loads the wallets that want it.
+    fn start_wallets(&self, runtime: &Runtime, cosigning: CosignerOptions) -> Result<(), String> {
+        let Some(wallets) = &self.wallets else { return Ok(()) };
+        self.kernel.init_message("Loading wallet…");
+        let carrier = match cosigning.network {
+            None => None,
+            Some(mut config) => {
+                config.height = self.kernel.tip().map_or(UNKNOWN_HEIGHT, |tip| tip.height);
+                Some(runtime.block_on(cosigners::start(config)).map_err(|error| error.to_string())?)
+            }
+        };
+        let _guard = runtime.enter();
+        let feed = wallets.start(carrier).map_err(|error| error.to_string())?;
+        self.events.attach_wallets(feed);
+        Ok(())
+    }
+
+    fn start_network(&mut self, runtime: &Runtime, config: net::Config) -> Result<(), String> {
+        let chain = Arc::new(KernelChain::new(self.kernel.clone()));
+        let _guard = runtime.enter();
+        let handle = net::start(config, chain).map_err(|error| error.to_string())?;
+        self.events.attach_network(handle.clone());
+        self.network_backend.attach(handle.clone());
+        self.network = Some(handle);
+        Ok(())
+    }
+
+    /// Ends everything, in reverse order; the result is the exit code.
+    pub fn stop(mut self, runtime: &Runtime) -> i32 {
+        if let Some(server) = &self.server {
+            server.interrupt();
+        }
+        let interrupted = self.kernel.interrupt();
+        if let Some(network) = self.network.take() {
+            network.shutdown();
+        }
+        if let Some(wallets) = self.wallets.take() {
+            runtime.block_on(wallets.shutdown());
+        }
+        if let Some(server) = self.server.take() {
+            runtime.block_on(server.stop());
+        }
+        let closed = self.kernel.shutdown();
+        let clean = self.up && interrupted.is_ok() && closed.is_ok();
+        if clean { self.kernel.exit_status() } else { self.kernel.exit_status().max(1) }
+    }
+}
+
+fn genesis_hash(args: &Args) -> BlockHash {
+    bitcoin::constants::genesis_block(args.chain()).block_hash()
+}
+
+fn log_start(args: &Args, cosigning: &CosignerOptions) {
+    let fingerprint = cosigners::fingerprint(cosigning.identity.public_key());
+    tracing::info!("Keyless {} on {}", env!("CARGO_PKG_VERSION"), args.chain_name());
+    tracing::info!("co-signer {} ({fingerprint})", cosigning.identity.peer_id());
+    if let (Some(quorum), false) = (&cosigning.dev_quorum, args.get_bool("-disablewallet", false)) {
+        tracing::info!(
+            "development quorum: new wallets get {} of {} co-signers embedded in this process, which protects nothing; \
+             configure -cosigner for a real one",
+            quorum.threshold,
+            quorum.members
+        );
+    }
+}

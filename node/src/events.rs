@@ -1,0 +1,86 @@
+//! The kernel's notifications, handed on: to the Bitcoin network and to the wallets.
+//!
+//! Called on Core's threads: copies, queues and returns. The receivers attach when they start; what happened before
+//! they did, they read from the chain.
+
+use std::sync::OnceLock;
+
+use bitcoin::Block;
+use bitcoin::consensus::deserialize;
+use keyless_kernel::{Notification, Notifications};
+use keyless_p2p::bitcoin::{ChainEvent, Handle};
+
+use crate::wallets::{ChainFeed, FeedEvent};
+
+/// The kernel's listener.
+#[derive(Default)]
+pub struct Events {
+    network: OnceLock<Handle>,
+    wallets: OnceLock<ChainFeed>,
+}
+
+impl Events {
+    pub fn attach_network(&self, network: Handle) {
+        // Set once, at start.
+        let _ = self.network.set(network);
+    }
+
+    pub fn attach_wallets(&self, wallets: ChainFeed) {
+        let _ = self.wallets.set(wallets);
+    }
+
+    fn tell_network(&self, event: ChainEvent) {
+        if let Some(network) = self.network.get() {
+            network.notify(event);
+        }
+    }
+
+    fn tell_wallets(&self, event: FeedEvent) {
+        if let Some(wallets) = self.wallets.get() {
+            wallets.notify(event);
+        }
+    }
+
+    fn block_connected(&self, height: u32, block: &[u8]) {
+        let Ok(block) = deserialize::<Block>(block) else {
+            tracing::error!(target: "kernel", height, "a connected block cannot be decoded");
+            return;
+        };
+        let ids = |tx: &bitcoin::Transaction| (tx.compute_txid(), tx.compute_wtxid());
+        let transactions = block.txdata.iter().map(ids).collect();
+        self.tell_network(ChainEvent::BlockConnected { hash: block.block_hash(), height, transactions });
+        self.tell_wallets(FeedEvent::BlockConnected { height, block });
+    }
+}
+
+impl Notifications for Events {
+    fn notify(&self, event: Notification) {
+        match event {
+            Notification::TipChanged { tip, initial_download, .. } => {
+                self.tell_network(ChainEvent::TipChanged { hash: tip.hash, height: tip.height, initial_download });
+                self.tell_wallets(FeedEvent::TipChanged { height: tip.height });
+            }
+            Notification::BlockConnected { height, block, background: false, .. } => {
+                self.block_connected(height, &block);
+            }
+            Notification::BlockDisconnected { hash, height, .. } => {
+                self.tell_wallets(FeedEvent::BlockDisconnected { height, hash });
+            }
+            Notification::TxAdded { tx, txid, wtxid, fee, vsize } => {
+                self.tell_network(ChainEvent::TxAdded { txid, wtxid, fee_sat: fee.to_sat(), vsize });
+                self.tell_wallets(FeedEvent::MempoolAdded { transaction: tx });
+            }
+            Notification::TxRemoved { txid, reason, .. } => {
+                self.tell_wallets(FeedEvent::MempoolRemoved { txid, reason });
+            }
+            Notification::ChainStateFlushed { best, background: false } => {
+                self.tell_wallets(FeedEvent::ChainStateFlushed { best });
+            }
+            Notification::RelayTransaction { txid, wtxid } => {
+                self.tell_network(ChainEvent::Broadcast { txid, wtxid });
+            }
+            Notification::InitMessage(text) => tracing::info!("init message: {text}"),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The kernel as wallets and co-signers see it: [`ChainView`] over [`Kernel`].
+//!
+//! Owns no state. Calls that fail because the node is stopping answer as if nothing were known; what depends on them
+//! fails then, and loses nothing.
+
+use bitcoin::consensus::serialize;
+use bitcoin::hashes::Hash;
+use bitcoin::{Amount, Block, BlockHash, Denomination, FeeRate, Network, OutPoint, Transaction, TxOut, Txid};
+use keyless_kernel::{Args, Kernel, KernelError, RpcCall};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::wallets::chain_view::{Ancestry, BlockFacts, BlockRef, ChainView, Estimate, MempoolEntry, MempoolRefusal};
+
+/// The list of wallets to load at start, in `settings.json`.
+const WALLET_SETTING: &str = "wallet";
+
+/// [`ChainView`] over the kernel of this process.
+#[derive(Debug, Clone)]
+pub struct KernelView {
+    kernel: Kernel,
+    args: Args,
+    genesis: BlockHash,
+}
+
+impl KernelView {
+    pub fn new(kernel: Kernel, args: Args) -> Self {
+        let genesis = bitcoin::constants::genesis_block(args.chain()).block_hash();
+        Self { kernel, args, genesis }
+    }
+}
+
+fn or_empty<T: Default>(result: Result<T, KernelError>) -> T {
+    result.unwrap_or_else(|error| {
+        tracing::debug!(target: "walletdb", %error, "the kernel did not answer");
+        T::default()
+    })
+}
+
+/// Rounds up: a fee a little too high is taken, one too low is not.
+fn fee_rate(sat_per_kvb: u64) -> FeeRate {
+    FeeRate::from_sat_per_kwu(sat_per_kvb.div_ceil(4))
+}
+
+impl ChainView for KernelView {
+    fn network(&self) -> Network {
+        self.args.chain()
+    }
+
+    fn genesis(&self) -> BlockHash {
+        self.genesis
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.kernel.time()).unwrap_or(0)
+    }
+
+    fn tip(&self) -> BlockRef {
+        let tip = self.kernel.tip().map(|tip| BlockRef { hash: tip.hash, height: tip.height });
+        tip.unwrap_or(BlockRef { hash: BlockHash::all_zeros(), height: 0 })
+    }
+
+    fn is_initial_block_download(&self) -> bool {
+        self.kernel.is_initial_download().unwrap_or(true)
+    }
+
+    fn active_hash(&self, height: u32) -> Option<BlockHash> {
+        or_empty(self.kernel.block_hash(height))
+    }
+
+    fn block_facts(&self, hash: &BlockHash) -> Option<BlockFacts> {
+        or_empty(self.kernel.block_info(hash)).map(|info| BlockFacts {
+            hash: info.hash,
+            parent: info.header.prev_blockhash,
+            height: info.height,
+            time: info.header.time,
+            median_time: info.median_time,
+            in_active_chain: info.in_active_chain,
+        })
+    }
+
+    fn read_block(&self, hash: &BlockHash) -> Option<Block> {
+        or_empty(self.kernel.read_block(hash))
+    }
+
+    fn prune_height(&self) -> Option<u32> {
+        self.kernel.chain_state().ok().filter(|state| state.pruned).and_then(|state| state.prune_height)
+    }
+
+    fn output(&self, outpoint: &OutPoint) -> Option<TxOut> {
+        if let Some(coin) = or_empty(self.kernel.coin(outpoint, false)) {
+            return Some(coin.output);
+        }
+        let entry = or_empty(self.kernel.mempool_tx(&outpoint.txid))?;
+        entry.tx.output.get(usize::try_from(outpoint.vout).ok()?).cloned()
+    }
+
+    fn mempool(&self) -> Vec<MempoolEntry> {
+        let listed = or_empty(self.kernel.mempool_list());
+        let entry = |listing: keyless_kernel::mempool::MempoolListing| {
+            let entry = or_empty(self.kernel.mempool_tx(&listing.txid))?;
+            Some(MempoolEntry { transaction: entry.tx, time: entry.time })
+        };
+        listed.into_iter().filter_map(entry).collect()
+    }
+
+    fn mempool_transaction(&self, txid: &Txid) -> Option<Transaction> {
+        or_empty(self.kernel.mempool_tx(txid)).map(|entry| entry.tx)
+    }
+
+    fn mempool_ancestry(&self, txid: &Txid) -> Option<Ancestry> {
+        let params = format!("[\"{txid}\"]");
+        let entry = self.kernel.rpc(RpcCall::internal("getmempoolentry", &params)).ok()?;
+        ancestry(&entry)
+    }
+
+    fn submit(&self, transaction: &Transaction, relay: bool) -> Result<(), MempoolRefusal> {
+        let submitted = self.kernel.broadcast(&serialize(transaction), Amount::ZERO, relay);
+        submitted.map_err(|error| MempoolRefusal(error.to_string()))
+    }
+
+    fn estimate_fee(&self, target_blocks: u32, conservative: bool) -> Option<Estimate> {
+        let target = u16::try_from(target_blocks).unwrap_or(u16::MAX);
+        let estimate = self.kernel.estimate_fee(target, conservative).ok()?;
+        Some(Estimate { fee_rate: fee_rate(estimate.sat_kvb?), blocks: estimate.blocks })
+    }
+
+    fn mempool_min_fee(&self) -> FeeRate {
+        fee_rate(self.kernel.mempool_info().map_or(0, |info| info.min_fee_sat_kvb))
+    }
+
+    fn relay_min_fee(&self) -> FeeRate {
+        fee_rate(self.kernel.mempool_info().map_or(0, |info| info.min_relay_sat_kvb))
+    }
+
+    fn flush_notifications(&self) {
+        or_empty(self.kernel.sync_notifications());
+    }
+
+    fn set_load_on_startup(&self, wallet: &str, load: bool) -> bool {
+        let listed = self.args.setting(WALLET_SETTING).and_then(|text| serde_json::from_str::<Value>(&text).ok());
+        let mut names: Vec<Value> = match listed {
+            Some(Value::Array(names)) => names,
+            Some(Value::String(name)) => vec![Value::String(name)],
+            _ => Vec::new(),
+        };
+        let present = names.iter().any(|name| name.as_str() == Some(wallet));
+        if load == present {
+            return true;
+        }
+        if load {
+            names.push(Value::String(wallet.to_owned()));
+        } else {
+            names.retain(|name| name.as_str() != Some(wallet));
+        }
+        let written = self.args.write_setting(WALLET_SETTING, &Value::Array(names).to_string());
+        written.inspect_err(|error| tracing::warn!(%error, "settings.json could not be written")).is_ok()
+    }
+}
+
+/// Reads what `getmempoolentry` says of ancestors, amounts without a float.
+fn ancestry(entry: &str) -> Option<Ancestry> {
+    #[derive(serde::Deserialize)]
+    struct Fees<'a> {
+        #[serde(borrow)]
+        ancestor: &'a RawValue,
+    }
+    #[derive(serde::Deserialize)]
+    struct Entry<'a> {
+        ancestorcount: u64,
+        ancestorsize: u64,
+        #[serde(borrow)]
+        fees: Fees<'a>,
+    }
+    let entry: Entry<'_> = serde_json::from_str(entry).ok()?;
+    let fees = Amount::from_str_in(entry.fees.ancestor.get(), Denomination::Bitcoin).ok()?;
+    Some(Ancestry { count: entry.ancestorcount, size_vbytes: entry.ancestorsize, fees })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ancestors_are_read_to_the_satoshi() {
+        let entry = r#"{"vsize":141,"ancestorcount":2,"ancestorsize":282,"fees":{"base":0.00000141,"ancestor":0.00000283}}"#;
+        let read = ancestry(entry).unwrap();
+        assert_eq!((read.count, read.size_vbytes, read.fees), (2, 282, Amount::from_sat(283)));
+    }
+}

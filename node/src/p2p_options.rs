@@ -1,0 +1,230 @@
+//! Options of the Bitcoin network: from Core's argument names to [`keyless_p2p::bitcoin::Config`].
+//!
+//! Owns Core's error texts for these options (init.cpp, steps 6 and 12). What Core's own parameter interaction sets
+//! (`-connect=0` turns listening off, `-bind` turns it on) has happened before.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use bitcoin::Network;
+use bitcoin::p2p::ServiceFlags;
+use keyless_kernel::Args;
+use keyless_p2p::bitcoin::config::{Bind, Config, Outbound, parse_whitebind, parse_whitelist};
+
+const CLIENT_VERSION: &str = "31.99.0";
+/// Core's `MAX_SUBVERSION_LENGTH`, bytes.
+const MAX_USER_AGENT_BYTES: usize = 256;
+const SAFE_COMMENT_PUNCTUATION: &str = " .,;-_?@";
+
+/// An option of the network was refused; the text is Core's, without `Error: `.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct OptionError(pub String);
+
+/// Reads all options of the Bitcoin network. `magic` comes from the chain's parameters.
+pub fn config(args: &Args, magic: bitcoin::p2p::Magic, services: u64) -> Result<Config, OptionError> {
+    let network = args.chain();
+    let mut config = Config::new(network);
+    config.magic = magic;
+    config.services = ServiceFlags::from(services);
+    config.user_agent = user_agent(&args.get_all("-uacomment"))?;
+    config.binds = binds(args, config.default_port)?;
+    config.outbound = outbound(args);
+    config.added = args.get_all("-addnode");
+    config.seed_nodes = args.get_all("-seednode");
+    if matches!(config.outbound, Outbound::Automatic) && args.get_bool("-dnsseed", true) {
+        config.dns_seeds = dns_seeds(network).iter().map(|s| (*s).to_owned()).collect();
+    }
+    config.max_connections = count(args, "-maxconnections", config.max_connections);
+    config.peer_timeout = seconds(args, "-peertimeout", config.peer_timeout)?;
+    if let Some(ms) = args.get_int("-timeout").and_then(|ms| u64::try_from(ms).ok()).filter(|ms| *ms > 0) {
+        config.connect_timeout = Duration::from_millis(ms);
+    }
+    config.ban_time = seconds(args, "-bantime", config.ban_time)?;
+    for entry in args.get_all("-whitelist") {
+        config.whitelist.push(parse_whitelist(&entry).map_err(|e| OptionError(e.to_string()))?);
+    }
+    config.whitelist_relay = args.get_bool("-whitelistrelay", config.whitelist_relay);
+    config.whitelist_force_relay = args.get_bool("-whitelistforcerelay", config.whitelist_force_relay);
+    config.blocks_only = args.get_bool("-blocksonly", false);
+    config.v2_transport = args.get_bool("-v2transport", true);
+    config.network_active = args.get_bool("-networkactive", true);
+    config.external = external_addresses(args, config.default_port)?;
+    config.discover = args.get_bool("-discover", true);
+    config.max_receive_bytes = kilobytes(args, "-maxreceivebuffer", config.max_receive_bytes);
+    config.max_send_bytes = kilobytes(args, "-maxsendbuffer", config.max_send_bytes);
+    config.force_dns_seed = args.get_bool("-forcednsseed", false);
+    config.log_ips = args.get_bool("-logips", false);
+    let folder = args.datadir_net();
+    config.ban_file = Some(folder.join("banlist.json"));
+    config.addresses_file = Some(folder.join("indexes").join("keyless").join("addresses"));
+    if args.get_bool("-capturemessages", false) {
+        config.capture_dir = Some(folder.join("message_capture"));
+    }
+    Ok(config)
+}
+
+/// `/Satoshi:31.99.0(comment; comment)/`, as BIP 14 has it.
+fn user_agent(comments: &[String]) -> Result<String, OptionError> {
+    let safe = |c: char| c.is_ascii_alphanumeric() || SAFE_COMMENT_PUNCTUATION.contains(c);
+    if let Some(bad) = comments.iter().find(|comment| !comment.chars().all(safe)) {
+        return Err(OptionError(format!("User Agent comment ({bad}) contains unsafe characters.")));
+    }
+    let comments = if comments.is_empty() { String::new() } else { format!("({})", comments.join("; ")) };
+    let text = format!("/Satoshi:{CLIENT_VERSION}{comments}/");
+    if text.len() > MAX_USER_AGENT_BYTES {
+        return Err(OptionError(format!(
+            "Total length of network version string ({}) exceeds maximum length ({MAX_USER_AGENT_BYTES}). Reduce the \
+             number or size of uacomments.",
+            text.len()
+        )));
+    }
+    Ok(text)
+}
+
+fn binds(args: &Args, default_port: u16) -> Result<Vec<Bind>, OptionError> {
+    if !args.get_bool("-listen", true) {
+        return Ok(Vec::new());
+    }
+    let port = port(args, default_port)?;
+    let mut binds = Vec::new();
+    for value in args.get_all("-bind") {
+        let (text, onion) = match value.rsplit_once('=') {
+            None => (value.as_str(), false),
+            Some((text, "onion")) => (text, true),
+            Some(_) => return Err(cannot_resolve("bind", &value)),
+        };
+        let default = if onion { port.saturating_add(1) } else { port };
+        let address = numeric_address(text, default).ok_or_else(|| cannot_resolve("bind", &value))?;
+        binds.push(Bind { address, permissions: None, onion });
+    }
+    for value in args.get_all("-whitebind") {
+        let (permissions, address) = parse_whitebind(&value).map_err(|e| OptionError(e.to_string()))?;
+        binds.push(Bind { address, permissions: Some(permissions), onion: false });
+    }
+    if binds.is_empty() {
+        binds.push(Bind::plain(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))));
+        binds.push(Bind::plain(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))));
+        let onion = SocketAddr::from((Ipv4Addr::LOCALHOST, port.saturating_add(1)));
+        binds.push(Bind { address: onion, permissions: None, onion: true });
+    }
+    if let Some(twice) = first_duplicate(&binds) {
+        return Err(OptionError(format!(
+            "Duplicate binding configuration for address {twice}. Please check your -bind, -bind=...=onion and \
+             -whitebind settings."
+        )));
+    }
+    Ok(binds)
+}
+
+fn first_duplicate(binds: &[Bind]) -> Option<SocketAddr> {
+    let mut seen = std::collections::HashSet::new();
+    binds.iter().map(|bind| bind.address).find(|address| !seen.insert(*address))
+}
+
+fn port(args: &Args, default_port: u16) -> Result<u16, OptionError> {
+    let Some(text) = args.get("-port") else { return Ok(default_port) };
+    let parsed = text.parse::<u16>().ok().filter(|port| *port != 0);
+    parsed.ok_or_else(|| OptionError(format!("Invalid port specified in -port: '{text}'")))
+}
+
+fn outbound(args: &Args) -> Outbound {
+    let connect = args.get_all("-connect");
+    if connect.is_empty() && !args.is_negated("-connect") {
+        return Outbound::Automatic;
+    }
+    let none = connect.len() == 1 && connect.first().is_some_and(|only| only == "0");
+    Outbound::Only(if none { Vec::new() } else { connect })
+}
+
+fn external_addresses(args: &Args, default_port: u16) -> Result<Vec<SocketAddr>, OptionError> {
+    let port = port(args, default_port)?;
+    let parse = |text: String| numeric_address(&text, port).ok_or_else(|| cannot_resolve("externalip", &text));
+    args.get_all("-externalip").into_iter().map(parse).collect()
+}
+
+fn cannot_resolve(option: &str, value: &str) -> OptionError {
+    OptionError(format!("Cannot resolve -{option} address: '{value}'"))
+}
+
+/// `1.2.3.4`, `1.2.3.4:8333`, `::1`, `[::1]:8333`; names are not looked up.
+fn numeric_address(text: &str, default_port: u16) -> Option<SocketAddr> {
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Some(address);
+    }
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    if bare == "localhost" {
+        return Some(SocketAddr::from((Ipv4Addr::LOCALHOST, default_port)));
+    }
+    bare.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, default_port))
+}
+
+fn count(args: &Args, name: &str, default: usize) -> usize {
+    args.get_int(name).map_or(default, |value| usize::try_from(value).unwrap_or(0))
+}
+
+fn kilobytes(args: &Args, name: &str, default: usize) -> usize {
+    args.get_int(name).map_or(default, |value| usize::try_from(value).unwrap_or(0).saturating_mul(1000))
+}
+
+fn seconds(args: &Args, name: &str, default: Duration) -> Result<Duration, OptionError> {
+    match args.get_int(name) {
+        None => Ok(default),
+        Some(value) => match u64::try_from(value) {
+            Ok(secs) if secs > 0 || name == "-bantime" => Ok(Duration::from_secs(secs)),
+            _ => Err(OptionError(format!("{} must be a positive integer.", name.trim_start_matches('-')))),
+        },
+    }
+}
+
+fn dns_seeds(network: Network) -> &'static [&'static str] {
+    match network {
+        Network::Bitcoin => &[
+            "seed.bitcoin.sipa.be.",
+            "dnsseed.bluematt.me.",
+            "seed.bitcoin.jonasschnelli.ch.",
+            "seed.btc.petertodd.net.",
+            "seed.bitcoin.sprovoost.nl.",
+            "dnsseed.emzy.de.",
+            "seed.bitcoin.wiz.biz.",
+            "seed.mainnet.achownodes.xyz.",
+        ],
+        Network::Testnet => &[
+            "testnet-seed.bitcoin.jonasschnelli.ch.",
+            "seed.tbtc.petertodd.net.",
+            "seed.testnet.bitcoin.sprovoost.nl.",
+            "testnet-seed.bluematt.me.",
+            "seed.testnet.achownodes.xyz.",
+        ],
+        Network::Testnet4 => &["seed.testnet4.bitcoin.sprovoost.nl.", "seed.testnet4.wiz.biz."],
+        Network::Signet => &["seed.signet.bitcoin.sprovoost.nl.", "seed.signet.achownodes.xyz."],
+        _ => &[],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comments_stand_in_brackets_and_are_checked() {
+        assert_eq!(user_agent(&[]).unwrap(), "/Satoshi:31.99.0/");
+        let two = ["testnode0".to_owned(), "foo".to_owned()];
+        assert_eq!(user_agent(&two).unwrap(), "/Satoshi:31.99.0(testnode0; foo)/");
+        let unsafe_comment = user_agent(&["a(b".to_owned()]).unwrap_err();
+        assert_eq!(unsafe_comment.0, "User Agent comment (a(b) contains unsafe characters.");
+        let long = user_agent(&["a".repeat(257)]).unwrap_err();
+        assert!(long.0.contains("exceeds maximum length (256)"), "{long}");
+    }
+
+    #[test]
+    fn addresses_take_the_default_port_unless_they_bring_one() {
+        let text = |t| numeric_address(t, 18444).map(|a| a.to_string());
+        assert_eq!(text("127.0.0.1").unwrap(), "127.0.0.1:18444");
+        assert_eq!(text("127.0.0.1:1").unwrap(), "127.0.0.1:1");
+        assert_eq!(text("::1").unwrap(), "[::1]:18444");
+        assert_eq!(text("[::1]").unwrap(), "[::1]:18444");
+        assert_eq!(text("[::1]:5").unwrap(), "[::1]:5");
+        assert_eq!(text("not.an.address"), None);
+    }
+}
