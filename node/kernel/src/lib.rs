@@ -1,1 +1,44 @@
-//! keyless-kernel
+//! The node below its sockets: Bitcoin Core's own code behind a safe interface.
+//!
+//! Owns the C++ shim (`../shim`), every line of `unsafe` in the project, and the one node a process can hold: options
+//! and `bitcoin.conf`, `debug.log`, block files, chainstate, mempool, fee estimates, templates, indexes, and the RPC
+//! methods whose answers lie there. It refuses to know sockets, peers, HTTP, wallets and keys. No vendored file is
+//! edited or copied; the shim only calls (ADR 0001, ADR 0005).
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`args`] | the command line, `bitcoin.conf`, `settings.json`, paths |
+//! | [`node`] | [`Kernel`]: prepare, start, load, interrupt, shut down |
+//! | [`chain`] | headers, blocks, undo data, coins, locators, anti-DoS thresholds |
+//! | [`headers_sync`] | Core's low-work header filter, one for each peer |
+//! | [`mempool`] | acceptance, packages, entries, fee rates, broadcast |
+//! | [`rpc`] | Core's RPC table: execution, warm-up, command list |
+//! | [`notify`] | what the node tells: blocks, transactions, flushes, shutdown |
+//! | [`log`] | lines and categories of `debug.log`, the layer that feeds `tracing` into it |
+//! | [`error`] | the errors |
+//!
+//! Calls block: run them on their own threads (`spawn_blocking`), never on a reactor. Options, parameters, mock time and
+//! logger are global to a process, so a process opens one node, once.
+#![deny(missing_docs)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+
+pub mod args;
+pub mod chain;
+mod codec;
+pub mod error;
+mod ffi;
+pub mod headers_sync;
+pub mod log;
+pub mod mempool;
+pub mod node;
+pub mod notify;
+pub mod rpc;
+
+pub use args::Args;
+pub use chain::{BlockInfo, BlockOutcome, Coin, HeadersOutcome, Tip};
+pub use error::{ArgsError, InitError, KernelError};
+pub use headers_sync::HeadersSync;
+pub use mempool::{Accepted, Acceptance, MempoolEntry, MempoolInfo, PackageOutcome, Rejection, RejectKind};
+pub use node::Kernel;
+pub use notify::{Notification, Notifications};
+pub use rpc::{RpcCall, RpcFailure};

@@ -1,0 +1,143 @@
+//! The C surface of the shim, one to one with `shim/keyless_shim.h`. Every function answers with a [`Buffer`] whose first
+//! byte is a status; no C++ exception and no Rust panic crosses this line.
+//!
+//! The functions themselves are safe to call (`safe fn`): they check every argument, refuse calls while no node runs, and
+//! lock what they read. What they hand out, the buffers, is what `codec` has to take care of.
+
+use std::os::raw::{c_int, c_void};
+
+/// The call succeeded; fields follow.
+pub(crate) const STATUS_OK: u8 = 0;
+/// There is no node to ask (any more).
+pub(crate) const STATUS_NOT_RUNNING: u8 = 2;
+
+/// Memory allocated by the shim.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Buffer {
+    pub data: *mut u8,
+    pub len: usize,
+}
+
+/// Memory lent to the shim for one call.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Bytes<'a> {
+    data: *const u8,
+    len: usize,
+    lent: std::marker::PhantomData<&'a [u8]>,
+}
+
+impl<'a> From<&'a [u8]> for Bytes<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Bytes { data: bytes.as_ptr(), len: bytes.len(), lent: std::marker::PhantomData }
+    }
+}
+
+impl<'a> From<&'a str> for Bytes<'a> {
+    fn from(text: &'a str) -> Self {
+        Bytes::from(text.as_bytes())
+    }
+}
+
+impl<'a> From<&'a [u8; 32]> for Bytes<'a> {
+    fn from(bytes: &'a [u8; 32]) -> Self {
+        Bytes::from(bytes.as_slice())
+    }
+}
+
+/// `kind`, then the fields of the notification.
+pub(crate) type NotifyFn = extern "C" fn(ctx: *mut c_void, kind: u32, data: *const u8, len: usize);
+
+unsafe extern "C" {
+    pub(crate) unsafe fn kl_free(buffer: Buffer);
+
+    // Options.
+    pub(crate) safe fn kl_args_parse(argv: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_args_help(name: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_args_get(name: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_args_get_all(name: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_args_get_bool(name: Bytes<'_>, default: c_int) -> Buffer;
+    pub(crate) safe fn kl_args_get_int(name: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_args_is_set(name: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_args_is_negated(name: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_args_soft_set(name: Bytes<'_>, value: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_args_force_set(name: Bytes<'_>, value: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_args_path(which: c_int) -> Buffer;
+    pub(crate) safe fn kl_args_chain() -> Buffer;
+    pub(crate) safe fn kl_settings_read(name: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_settings_write(name: Bytes<'_>, json: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_init_error(text: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_init_warning(text: Bytes<'_>) -> Buffer;
+
+    // Logging.
+    pub(crate) safe fn kl_log(category: Bytes<'_>, level: c_int, text: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_log_enabled(category: Bytes<'_>, level: c_int) -> c_int;
+    pub(crate) safe fn kl_log_reopen();
+
+    // The node's life.
+    pub(crate) safe fn kl_prepare() -> Buffer;
+    pub(crate) safe fn kl_lock_directories() -> Buffer;
+    pub(crate) unsafe fn kl_start(notify: NotifyFn, ctx: *mut c_void) -> Buffer;
+    pub(crate) safe fn kl_load() -> Buffer;
+    pub(crate) safe fn kl_ready() -> Buffer;
+    pub(crate) safe fn kl_request_shutdown();
+    pub(crate) safe fn kl_shutdown_requested() -> c_int;
+    pub(crate) safe fn kl_wait_shutdown();
+    pub(crate) safe fn kl_exit_status() -> c_int;
+    pub(crate) safe fn kl_interrupt() -> Buffer;
+    pub(crate) safe fn kl_shutdown() -> Buffer;
+    pub(crate) safe fn kl_init_message(text: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_set_peer_count(peers: u32);
+    pub(crate) safe fn kl_sync_queue() -> Buffer;
+    pub(crate) safe fn kl_time() -> i64;
+
+    // RPC.
+    pub(crate) safe fn kl_rpc(
+        method: Bytes<'_>,
+        params: Bytes<'_>,
+        uri: Bytes<'_>,
+        user: Bytes<'_>,
+        peer: Bytes<'_>,
+        version: c_int,
+    ) -> Buffer;
+    pub(crate) safe fn kl_rpc_commands() -> Buffer;
+    pub(crate) safe fn kl_rpc_warmup() -> Buffer;
+
+    // Chain.
+    pub(crate) safe fn kl_tip() -> Buffer;
+    pub(crate) safe fn kl_best_header() -> Buffer;
+    pub(crate) safe fn kl_block_info(hash: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_block_hash(height: u32) -> Buffer;
+    pub(crate) safe fn kl_locator(which: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_headers_after(locator: Bytes<'_>, stop: Bytes<'_>, max: u32) -> Buffer;
+    pub(crate) safe fn kl_process_headers(headers: Bytes<'_>, min_pow_checked: c_int) -> Buffer;
+    pub(crate) safe fn kl_process_block(block: Bytes<'_>, force: c_int, min_pow_checked: c_int) -> Buffer;
+    pub(crate) safe fn kl_read_block(hash: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_read_undo(hash: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_missing_blocks(target: Bytes<'_>, from: u32, max: u32) -> Buffer;
+    pub(crate) safe fn kl_fork_point(hash: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_ancestor(hash: Bytes<'_>, height: u32) -> Buffer;
+    pub(crate) safe fn kl_chain_state() -> Buffer;
+    pub(crate) safe fn kl_coin(outpoint: Bytes<'_>, with_mempool: c_int) -> Buffer;
+    pub(crate) safe fn kl_flush() -> Buffer;
+    pub(crate) safe fn kl_block_filter(hash: Bytes<'_>) -> Buffer;
+
+    // Low-work headers.
+    pub(crate) safe fn kl_hsync_new(start: Bytes<'_>, min_work: Bytes<'_>, peer: i64) -> Buffer;
+    pub(crate) safe fn kl_hsync_process(id: u64, headers: Bytes<'_>, full: c_int) -> Buffer;
+    pub(crate) safe fn kl_hsync_locator(id: u64) -> Buffer;
+    pub(crate) safe fn kl_hsync_free(id: u64);
+
+    // Mempool.
+    pub(crate) safe fn kl_mempool_accept(tx: Bytes<'_>, test_accept: c_int) -> Buffer;
+    pub(crate) safe fn kl_mempool_package(txs: Bytes<'_>, test_accept: c_int) -> Buffer;
+    pub(crate) safe fn kl_mempool_get(id: Bytes<'_>, is_wtxid: c_int) -> Buffer;
+    pub(crate) safe fn kl_mempool_list() -> Buffer;
+    pub(crate) safe fn kl_mempool_info() -> Buffer;
+    pub(crate) safe fn kl_mempool_spender(outpoint: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_mempool_unbroadcast() -> Buffer;
+    pub(crate) safe fn kl_mempool_broadcast_seen(txid: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_broadcast(tx: Bytes<'_>, max_fee: i64, relay: c_int) -> Buffer;
+    pub(crate) safe fn kl_estimate_fee(target: c_int, conservative: c_int) -> Buffer;
+}
