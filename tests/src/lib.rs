@@ -1,1 +1,22 @@
-//! keyless-tests
+//! The harness of the end-to-end tests: real processes, real sockets, a real Bitcoin Core beside ours.
+//!
+//! Owns child processes (it ends only those it started, by id, and they die with it), their data directories, ports
+//! chosen by the system, an RPC client, and waits with deadlines. Refuses sleeps as a way to wait, and mocks.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`daemon`] | one node process, `keylessd` or `bitcoind` |
+//! | [`rpc`] | JSON-RPC over HTTP, and amounts |
+//! | [`quorum`] | three and more `keylessd` that are one quorum |
+//! | [`wait`] | conditions with a deadline |
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+pub mod daemon;
+pub mod quorum;
+pub mod rpc;
+pub mod wait;
+
+pub use daemon::{Daemon, Kind, Options};
+pub use quorum::Quorum;
+pub use rpc::{RpcClient, RpcFailure, sat};
+pub use wait::until;
