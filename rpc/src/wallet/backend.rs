@@ -6,51 +6,18 @@
 //! first two; `ledger.rs` implements the third for `tss_wallet::wallet::Wallet`; tests have a twin of all three.
 
 use std::collections::BTreeMap;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bitcoin::bip32::Fingerprint;
-use bitcoin::{Address, Amount, BlockHash, OutPoint, Psbt, ScriptBuf, Sequence, SignedAmount, Transaction, Txid};
+use bitcoin::{Address, Amount, BlockHash, Network, OutPoint, Script, Psbt, ScriptBuf, Sequence, SignedAmount, Transaction, Txid};
 
 use crate::error::RpcError;
 
+pub use tss_wallet::wallet::keychain::AddressType;
+
 /// What every call answers with; the error carries Core's code and text.
 pub type Result<T> = std::result::Result<T, RpcError>;
-
-/// The four address types a wallet has, named as Core names them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum OutputType {
-    Legacy,
-    P2shSegwit,
-    Bech32,
-    Bech32m,
-}
-
-impl OutputType {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Legacy => "legacy",
-            Self::P2shSegwit => "p2sh-segwit",
-            Self::Bech32 => "bech32",
-            Self::Bech32m => "bech32m",
-        }
-    }
-}
-
-impl FromStr for OutputType {
-    type Err = ();
-
-    fn from_str(text: &str) -> std::result::Result<Self, ()> {
-        match text {
-            "legacy" => Ok(Self::Legacy),
-            "p2sh-segwit" => Ok(Self::P2shSegwit),
-            "bech32" => Ok(Self::Bech32),
-            "bech32m" => Ok(Self::Bech32m),
-            _ => Err(()),
-        }
-    }
-}
 
 // ---------------------------------------------------------------------------------------------------------------------
 // The set of wallets
@@ -119,6 +86,8 @@ pub struct Cosigner {
 
 #[async_trait]
 pub trait Wallets: Send + Sync {
+    /// The network whose addresses are taken and given.
+    fn network(&self) -> Network;
     async fn create(&self, request: CreateWallet) -> Result<Loaded>;
     /// −18 where there is no such wallet, −35 where it is loaded already.
     async fn load(&self, name: &str, load_on_startup: Option<bool>) -> Result<Loaded>;
@@ -143,9 +112,9 @@ pub struct WalletSettings {
     pub avoid_reuse: bool,
     pub blank: bool,
     /// `-addresstype`.
-    pub address_type: OutputType,
+    pub address_type: AddressType,
     /// `-changetype`; without it change takes the type that fits.
-    pub change_type: Option<OutputType>,
+    pub change_type: Option<AddressType>,
     /// `-walletrbf`.
     pub signal_rbf: bool,
     /// `-devquorum`, where the co-signers are embedded in this process.
@@ -219,7 +188,7 @@ pub struct ChosenInput {
 pub struct ChangeChoice {
     /// An address of the user's choice; otherwise a fresh one of the wallet.
     pub script: Option<ScriptBuf>,
-    pub output_type: Option<OutputType>,
+    pub address_type: Option<AddressType>,
     /// Where the change output goes; at random without it.
     pub position: Option<u32>,
 }
@@ -439,9 +408,11 @@ pub trait WalletHandle: Send + Sync {
     fn read(&self, f: &mut dyn FnMut(&dyn Ledger));
 
     /// −12 when the pool is empty and the quorum cannot fill it.
-    async fn new_address(&self, label: &str, output_type: OutputType) -> Result<Address>;
-    async fn change_address(&self, output_type: OutputType) -> Result<Address>;
-    async fn set_label(&self, script: &bitcoin::Script, label: &str) -> Result<()>;
+    async fn new_address(&self, label: &str, address_type: AddressType) -> Result<Address>;
+    async fn change_address(&self, address_type: AddressType) -> Result<Address>;
+    /// Changes the flag of that name.
+    async fn set_avoid_reuse(&self, value: bool) -> Result<()>;
+    async fn set_label(&self, script: &Script, label: &str) -> Result<()>;
     /// `None`: to the size `-keypool` says.
     async fn keypool_refill(&self, size: Option<u32>) -> Result<()>;
     async fn lock_coins(&self, coins: &[OutPoint], persistent: bool) -> Result<()>;
@@ -450,9 +421,9 @@ pub trait WalletHandle: Send + Sync {
     /// −5 where it is not eligible.
     async fn abandon(&self, txid: Txid) -> Result<()>;
 
-    /// Selects coins, makes change. Its failures have code −4; `send` turns them into −6.
+    /// Selects coins, makes change. Its failures have code −4.
     async fn fund(&self, request: &SpendRequest) -> Result<Funded>;
-    /// Funds, signs by the quorum, records, broadcasts.
+    /// Funds, signs by the quorum, records, broadcasts. A failure to fund has code −6 here; one to sign, −4.
     async fn send(&self, request: &SpendRequest, note: &SendNote) -> Result<Sent>;
     /// Records and broadcasts a signed transaction of this wallet.
     async fn commit(&self, tx: Transaction, note: &SendNote) -> Result<Txid>;
@@ -464,7 +435,7 @@ pub trait WalletHandle: Send + Sync {
     ) -> Result<SignedTransaction>;
     async fn process_psbt(&self, psbt: Psbt, options: PsbtOptions) -> Result<ProcessedPsbt>;
     /// Base64 of recovery byte and compact signature; −5 "Private key not available" where the key is not ours.
-    async fn sign_message(&self, script: &bitcoin::Script, message: &str) -> Result<String>;
+    async fn sign_message(&self, script: &Script, message: &str) -> Result<String>;
 
     async fn rescan(&self, start: u32, stop: Option<u32>) -> Result<Rescanned>;
     /// Whether there was a rescan to stop.
@@ -542,7 +513,7 @@ pub struct Unspent {
     pub outpoint: OutPoint,
     pub script: ScriptBuf,
     pub amount: Amount,
-    pub confirmations: u32,
+    pub confirmations: i64,
     pub solvable: bool,
     pub safe: bool,
     /// Its address was spent from before.
@@ -572,7 +543,7 @@ pub struct Movement {
 pub struct WalletTx {
     pub tx: Arc<Transaction>,
     /// Negative: conflicted by a block that deep.
-    pub confirmations: i32,
+    pub confirmations: i64,
     pub block: Option<InBlock>,
     pub trusted: bool,
     pub abandoned: bool,
@@ -679,11 +650,11 @@ pub trait Ledger {
     /// In the order the wallet came to know them.
     fn txids(&self) -> Vec<Txid>;
     fn transaction(&self, txid: &Txid, include_change: bool) -> Option<WalletTx>;
-    fn is_mine(&self, script: &bitcoin::Script) -> bool;
+    fn is_mine(&self, script: &Script) -> bool;
     /// Ours, but in no one's address book: change, or at least not given out.
-    fn is_change(&self, script: &bitcoin::Script) -> bool;
-    fn key(&self, script: &bitcoin::Script) -> Option<KeyView>;
-    fn label(&self, script: &bitcoin::Script) -> Option<String>;
+    fn is_change(&self, script: &Script) -> bool;
+    fn key(&self, script: &Script) -> Option<KeyView>;
+    fn label(&self, script: &Script) -> Option<String>;
     fn address_book(&self) -> Vec<BookEntry>;
     fn descriptors(&self) -> Vec<DescriptorView>;
     fn coin(&self, outpoint: &OutPoint) -> CoinState;

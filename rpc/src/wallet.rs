@@ -1,0 +1,51 @@
+//! The wallet's methods: arguments and results as JSON, over the traits of [`backend`].
+//!
+//! Owns: which wallet a request means, Core's checks of arguments with Core's texts and codes, Core's result keys in
+//! Core's order. Refuses: keys, coins, chain, time; all of that is behind [`backend::Wallets`]. No amount is ever a
+//! float. Source: Core's `wallet/rpc`; what is ours is in the project's design, section "The wallet as Core's users
+//! see it".
+//!
+//! | module | methods |
+//! | --- | --- |
+//! | [`table`] | names, arguments, help of all of them |
+//! | `manage` | createwallet, loadwallet, unloadwallet, listwallets, listwalletdir, getwalletinfo, setwalletflag |
+//! | `addresses`, `describe` | addresses, labels, getaddressinfo, keypoolrefill |
+//! | `coins`, `received` | balances, unspent, locks, what was received |
+//! | `history`, `entries` | transactions as lists, one, or since a block |
+//! | `rescan` | rescanblockchain, abortrescan |
+//! | `spending`, `options` | sendtoaddress, sendmany, send, fundrawtransaction |
+//! | `signing`, `psbt` | raw transactions, PSBTs of both versions, messages |
+//! | `descriptors` | descriptors and what would touch private keys |
+//! | `quorum` | co-signers, quorum, sessions |
+//! | `unavailable` | what this version does not do, said plainly |
+//! | `select`, `params` | which wallet; checks of arguments |
+//! | `ledger` | [`backend::Ledger`] for the real wallet |
+
+pub mod backend;
+pub mod table;
+
+mod addresses;
+mod coins;
+mod describe;
+mod descriptors;
+mod entries;
+mod history;
+mod ledger;
+mod manage;
+mod options;
+mod params;
+mod psbt;
+mod quorum;
+mod received;
+mod rescan;
+mod select;
+mod signing;
+mod spending;
+mod unavailable;
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod twin;
+
+pub use table::METHODS;

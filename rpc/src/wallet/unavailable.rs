@@ -1,0 +1,94 @@
+//! Methods of Core's wallet that this version does not do.
+//!
+//! Each checks which wallet is meant, as the working ones do, and then says plainly that it is not available: −4, or
+//! Core's own text where Core refuses such a wallet too. None pretends.
+
+use crate::args::Args;
+use crate::backend::Ctx;
+use crate::error::{RpcError, code};
+use crate::table::RpcResult;
+
+use super::{params, select};
+
+fn refuse(ctx: &Ctx, method: &str) -> RpcResult {
+    select::wallet(ctx)?;
+    Err(missing(method))
+}
+
+fn missing(method: &str) -> RpcError {
+    RpcError::wallet(format!("Error: {method} is not available in this version"))
+}
+
+pub(super) async fn listaddressgroupings(ctx: Ctx, _args: Args) -> RpcResult {
+    refuse(&ctx, "listaddressgroupings")
+}
+
+pub(super) async fn importprunedfunds(ctx: Ctx, _args: Args) -> RpcResult {
+    refuse(&ctx, "importprunedfunds")
+}
+
+pub(super) async fn removeprunedfunds(ctx: Ctx, _args: Args) -> RpcResult {
+    refuse(&ctx, "removeprunedfunds")
+}
+
+pub(super) async fn sendall(ctx: Ctx, _args: Args) -> RpcResult {
+    refuse(&ctx, "sendall")
+}
+
+pub(super) async fn bumpfee(ctx: Ctx, _args: Args) -> RpcResult {
+    refuse(&ctx, "bumpfee")
+}
+
+pub(super) async fn psbtbumpfee(ctx: Ctx, _args: Args) -> RpcResult {
+    refuse(&ctx, "psbtbumpfee")
+}
+
+pub(super) async fn exportwatchonlywallet(ctx: Ctx, _args: Args) -> RpcResult {
+    refuse(&ctx, "exportwatchonlywallet")
+}
+
+pub(super) async fn backupwallet(ctx: Ctx, _args: Args) -> RpcResult {
+    refuse(&ctx, "backupwallet")
+}
+
+pub(super) async fn restorewallet(_ctx: Ctx, _args: Args) -> RpcResult {
+    Err(missing("restorewallet"))
+}
+
+/// Core's text for a wallet that is of the new kind already.
+pub(super) async fn migratewallet(ctx: Ctx, args: Args) -> RpcResult {
+    select::unique_name(&ctx, &args, 0)?;
+    Err(RpcError::wallet("Error: This wallet is already a descriptor wallet"))
+}
+
+/// Core's text for an address that no external signer stands behind.
+pub(super) async fn walletdisplayaddress(ctx: Ctx, args: Args) -> RpcResult {
+    select::wallet(&ctx)?;
+    let network = ctx.wallets()?.network();
+    params::address_script(args.str(0)?, network, "Invalid address")?;
+    Err(RpcError::misc("There is no ScriptPubKeyManager for this address"))
+}
+
+pub(super) async fn encryptwallet(ctx: Ctx, _args: Args) -> RpcResult {
+    select::wallet(&ctx)?;
+    let text = "Error: sealing a share with a passphrase is not available in this version";
+    Err(RpcError::new(code::RPC_WALLET_ENCRYPTION_FAILED, text))
+}
+
+fn not_encrypted(ctx: &Ctx, method: &str) -> RpcResult {
+    select::wallet(ctx)?;
+    let text = format!("Error: running with an unencrypted wallet, but {method} was called.");
+    Err(RpcError::new(code::RPC_WALLET_WRONG_ENC_STATE, text))
+}
+
+pub(super) async fn walletpassphrase(ctx: Ctx, _args: Args) -> RpcResult {
+    not_encrypted(&ctx, "walletpassphrase")
+}
+
+pub(super) async fn walletpassphrasechange(ctx: Ctx, _args: Args) -> RpcResult {
+    not_encrypted(&ctx, "walletpassphrasechange")
+}
+
+pub(super) async fn walletlock(ctx: Ctx, _args: Args) -> RpcResult {
+    not_encrypted(&ctx, "walletlock")
+}
