@@ -12,7 +12,7 @@
 //! | [`wallet`] | the rows of the wallet's methods and their JSON |
 //! | [`args`] | named and positional arguments, type checks, accessors with Core's error texts |
 //! | [`backend`] | the traits a node implements, and the context of a call |
-//! | [`json`], [`amount`], [`error`] | values with order and digits kept; money; codes |
+//! | [`json`], [`amount`], [`error`], [`subnet`] | values with order and digits kept; money; codes; address ranges |
 //! | [`cli`] | `keyless-cli` |
 
 pub mod amount;
@@ -23,6 +23,7 @@ pub mod error;
 pub mod json;
 pub mod methods;
 pub mod server;
+pub mod subnet;
 pub mod table;
 pub mod wallet;
 

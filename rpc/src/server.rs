@@ -1,10 +1,43 @@
 //! The server: sockets, HTTP/1.1, authentication, work queue, JSON-RPC envelopes.
+//!
+//! Owns the listening sockets, the cookie file and every connection's task. A request passes [`http1`] (bytes),
+//! `connection` (who, where, how many), [`envelope`] (JSON-RPC) and `dispatch` (jsonrpsee's module over the method
+//! table). HTTP is read here and not by a library, because Core's limits and status codes are part of what scripts
+//! see. Source: Core's `httpserver.cpp`, `httprpc.cpp`.
 
+mod auth;
+mod connection;
+mod dispatch;
+mod envelope;
+mod gate;
+mod http1;
+mod listen;
+
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tracing::{debug, info, warn};
+
 use crate::backend::Services;
+use crate::subnet::Subnet;
+
+use auth::Access;
+pub use auth::COOKIE_USER;
+use dispatch::Dispatcher;
+use gate::Gate;
+
+/// Connections open at once; more wait to be accepted.
+pub const MAX_CONNECTIONS: usize = 1024;
+/// How long a stop waits for running calls.
+pub const STOP_PATIENCE: Duration = Duration::from_secs(30);
+/// The pause after a failed accept (out of file descriptors, most likely).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How the server listens and whom it lets in. Names are those of Core's options.
 #[derive(Clone, Debug)]
@@ -56,35 +89,120 @@ impl Default for Config {
     }
 }
 
-/// Why the server cannot start.
+/// Why the server cannot start. Core shows one line for all of them and the reason in its log.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Shown as Core shows it.
     #[error("{0}")]
     Config(String),
     #[error("Unable to bind any endpoint for RPC server")]
     Bind,
-    #[error("cookie file: {0}")]
+    #[error("Unable to write the cookie authentication file: {0}")]
     Cookie(#[source] std::io::Error),
 }
 
+/// What every connection needs.
+struct Shared {
+    access: Access,
+    allowed: Vec<Subnet>,
+    dispatcher: Dispatcher,
+    gate: Gate,
+    interrupted: AtomicBool,
+    timeout: Duration,
+}
+
 /// A running server. Dropping it closes the sockets at once; [`Server::stop`] lets answers finish.
-pub struct Server {}
+pub struct Server {
+    shared: Arc<Shared>,
+    addresses: Vec<SocketAddr>,
+    closing: watch::Sender<bool>,
+    acceptors: JoinSet<()>,
+}
 
 impl Server {
     /// Binds, writes the cookie and serves. Methods answer -28 until the kernel's warm-up is over.
-    pub async fn start(_config: Config, _services: Arc<Services>) -> Result<Server, StartError> {
-        Err(StartError::Bind)
+    pub async fn start(config: Config, services: Arc<Services>) -> Result<Server, StartError> {
+        let allowed = listen::allowed(&config.allow_ip)?;
+        let listeners = listen::bind(&config).await?;
+        let shared = Arc::new(Shared {
+            dispatcher: Dispatcher::new(services)?,
+            access: Access::new(&config)?,
+            allowed,
+            gate: Gate::new(config.threads, config.work_queue),
+            interrupted: AtomicBool::new(false),
+            timeout: config.timeout,
+        });
+        let (closing, _) = watch::channel(false);
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let mut addresses = Vec::new();
+        let mut acceptors = JoinSet::new();
+        for listener in listeners {
+            if let Ok(address) = listener.local_addr() {
+                addresses.push(address);
+            }
+            acceptors.spawn(accept(listener, Arc::clone(&shared), closing.subscribe(), Arc::clone(&places)));
+        }
+        info!(target: "http", threads = config.threads, ?addresses, "RPC server listens");
+        Ok(Server { shared, addresses, closing, acceptors })
     }
 
     /// The addresses it listens on.
-    pub fn addresses(&self) -> &[std::net::SocketAddr] {
-        &[]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
     }
 
-    /// Refuses new calls from now on (503) and closes idle connections; running ones go on.
-    pub fn interrupt(&self) {}
+    /// Refuses new calls from now on (503); running ones go on.
+    pub fn interrupt(&self) {
+        self.shared.interrupted.store(true, Ordering::Relaxed);
+    }
 
-    /// Waits for running calls to answer, closes every connection, removes the cookie.
-    pub async fn stop(self) {}
+    /// Lets running calls answer (for at most [`STOP_PATIENCE`]), closes every connection, removes the cookie.
+    pub async fn stop(mut self) {
+        self.interrupt();
+        let _ = self.closing.send(true);
+        let all_done = async { while self.acceptors.join_next().await.is_some() {} };
+        if tokio::time::timeout(STOP_PATIENCE, all_done).await.is_err() {
+            warn!(target: "http", "Timeout waiting for HTTP clients to disconnect gracefully, continuing shutdown");
+        }
+    }
 }
+
+/// Accepts until the end, then waits for its connections.
+async fn accept(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    mut closing: watch::Receiver<bool>,
+    places: Arc<Semaphore>,
+) {
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let place = tokio::select! {
+            place = Arc::clone(&places).acquire_owned() => place,
+            _ = closing.wait_for(|closing| *closing) => break,
+        };
+        let Ok(place) = place else { break };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = closing.wait_for(|closing| *closing) => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let _ = stream.set_nodelay(true);
+                let (shared, closing) = (Arc::clone(&shared), closing.clone());
+                connections.spawn(async move {
+                    connection::serve(stream, peer, shared, closing).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                debug!(target: "http", %error, "accepting a connection failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+#[cfg(test)]
+mod tests;

@@ -230,8 +230,7 @@ impl Arg {
             Kind::Str | Kind::Hex => format!("\"{}\"", self.name()),
             Kind::Arr => format!("[{},...]", self.name()),
             Kind::Obj | Kind::NamedObj => {
-                let members: Vec<String> =
-                    self.inner.iter().filter(|arg| !arg.hidden).map(Arg::usage_member).collect();
+                let members: Vec<String> = self.inner.iter().filter(|arg| !arg.hidden).map(Arg::usage_member).collect();
                 format!("{{{},...}}", members.join(","))
             }
             _ => self.name().to_owned(),

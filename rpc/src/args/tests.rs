@@ -44,7 +44,10 @@ fn faults_of_named_arguments_are_named_as_core_names_them() {
         (r#"{"to":"x","to":"y"}"#, "Parameter to specified multiple times"),
         (r#"{"to":"x","fee":1,"options":{}}"#, "Parameter options conflicts with parameter fee"),
         (r#"{"args":["x"],"to":"y"}"#, "Parameter to specified twice both as positional and named argument"),
-        (r#"{"args":["x",1],"number":1}"#, "Parameter count|number specified twice both as positional and named argument"),
+        (
+            r#"{"args":["x",1],"number":1}"#,
+            "Parameter count|number specified twice both as positional and named argument",
+        ),
     ] {
         assert_eq!(refused(params), (code::RPC_INVALID_PARAMETER, text.to_owned()), "{params}");
     }

@@ -33,7 +33,9 @@ fn pretty_is_indented_as_bitcoin_cli_prints() {
 
 #[test]
 fn malformed_text_is_refused() {
-    for text in ["", "{", "[1,]", "{\"a\"}", "01", "1.", "-", "nul", "\"\u{1}\"", "\"\\ud800\"", "1 2", "\"\\x\"", "[1}"] {
+    for text in
+        ["", "{", "[1,]", "{\"a\"}", "01", "1.", "-", "nul", "\"\u{1}\"", "\"\\ud800\"", "1 2", "\"\\x\"", "[1}"]
+    {
         assert!(Value::parse(text).is_err(), "{text}");
     }
     assert!(Value::parse(&"[".repeat(100_000)).is_err());
