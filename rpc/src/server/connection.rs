@@ -91,9 +91,8 @@ async fn answer(request: &Request, peer: SocketAddr, shared: &Shared) -> Respons
     if !matches!(request.method.as_str(), "GET" | "POST" | "HEAD" | "PUT") {
         return Response::empty(405);
     }
-    let wallets = shared.dispatcher.services().wallets.is_some();
     let wallet_name = request.target.strip_prefix(WALLET_PATH).map(url_decode);
-    if request.target != "/" && !(request.target.starts_with(WALLET_PATH) && wallets) {
+    if request.target != "/" && wallet_name.is_none() {
         return Response::empty(404);
     }
     if shared.interrupted.load(Ordering::Relaxed) {
