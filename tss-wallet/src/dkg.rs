@@ -1,0 +1,394 @@
+//! Joint generation of both group keys with their chain codes, by all n members.
+//!
+//! One machine runs DKLs23's key generation and FROST's side by side:
+//!
+//! | round | broadcast | to each peer |
+//! | --- | --- | --- |
+//! | 1 | FROST commitments, commitment to chain code, commitment to the dealt ECDSA points, hash of the parameters | ECDSA fragment |
+//! | 2 | commitment to the ECDSA proof, commitment to the ECDSA chain code | FROST share, zero-share commitment |
+//! | 3 | the proof, the dealt ECDSA points, both chain codes | zero-share seed, oblivious transfer set-up |
+//! | 4 | hash of all broadcasts of all members, and of the result | |
+//! | 5–7 | | test signatures by quorums that cover every pair |
+//! | 8 | signature over the certificate | |
+//!
+//! A member commits before it reveals, and reveals only when all commitments are in. All compare the hash of every
+//! broadcast before anything is kept, so nobody can send different values to different members. A wrong share names
+//! its dealer: ECDSA fragments are checked against the dealt points, which the library alone would not do.
+//! [`Dkg::pending`] gives the share to write down before the messages of round 8 are sent; [`Dkg::finished`] the share
+//! under the complete certificate. There is no address before that.
+//!
+//! Refuses messages from strangers, twice, late, malformed, of other parameters. Aborts as a whole: a failed run leaves
+//! nothing. Source: DKLs23 (<https://eprint.iacr.org/2023/602>, protocol 9.1), FROST (RFC 9591, appendix C; KG20).
+
+mod ecdsa;
+mod error;
+mod schnorr;
+mod trial;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use bitcoin::Network;
+
+pub use error::DkgError;
+
+use crate::identity::{SIGNATURE_BYTES, SigningIdentity};
+use crate::ids::{Epoch, Outgoing, PartyIndex, Recipient, SessionId, WalletId, tagged_hash};
+use crate::keys::{Certificate, KeyShare, PublicKeys};
+use crate::roster::Roster;
+use wire::{Inbox, Kind, decode, encode, frame};
+
+const ECHO_ROUND: u8 = 4;
+const FIRST_TRIAL_ROUND: u8 = 5;
+const CERTIFICATE_ROUND: u8 = 8;
+
+/// What all members must agree on beforehand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DkgParams {
+    /// The wallet to be; see [`DkgParams::wallet_id`].
+    pub wallet: WalletId,
+    /// Its network.
+    pub network: Network,
+    /// Members and threshold.
+    pub roster: Roster,
+    /// This run.
+    pub session: SessionId,
+    /// Hash of anything else the members agreed on (the wallet's name and options).
+    pub context: [u8; 32],
+}
+
+impl DkgParams {
+    /// The id of a wallet: bound to its name, network, members and the run that made it.
+    #[must_use]
+    pub fn wallet_id(name: &str, network: Network, roster: &Roster, session: &SessionId) -> WalletId {
+        let magic = network.magic().to_bytes();
+        let parts: [&[u8]; 4] = [name.as_bytes(), &magic, &roster.canonical_bytes(), session.as_bytes()];
+        WalletId(tagged_hash("keyless/wallet/v1", &parts))
+    }
+
+    fn hash(&self) -> [u8; 32] {
+        let magic = self.network.magic().to_bytes();
+        let parts: [&[u8]; 5] = [
+            self.wallet.as_bytes(),
+            &magic,
+            &self.roster.canonical_bytes(),
+            self.session.as_bytes(),
+            &self.context,
+        ];
+        tagged_hash("keyless/dkg/v1", &parts)
+    }
+}
+
+enum State {
+    Round1 { ecdsa: ecdsa::Dealt, schnorr: schnorr::Dealt },
+    Round2 { ecdsa: ecdsa::Committed, schnorr: schnorr::Shared },
+    Round3 { ecdsa: ecdsa::Revealed, schnorr: schnorr::Received },
+    Echo { share: Arc<KeyShare> },
+    Trial { share: Arc<KeyShare>, trial: trial::Trial },
+    Certify { share: Arc<KeyShare>, certificate: Certificate },
+    Finished { share: Arc<KeyShare> },
+    Failed,
+}
+
+/// One member's part in a key generation. Feed it what arrives; send what it returns.
+pub struct Dkg {
+    params: DkgParams,
+    params_hash: [u8; 32],
+    me: PartyIndex,
+    identity: SigningIdentity,
+    seed: [u8; 32],
+    state: State,
+    round: u8,
+    inbox: Inbox,
+    /// Every broadcast of rounds 1 to 3, by round and member, this member's own among them.
+    broadcasts: BTreeMap<(u8, PartyIndex), Vec<u8>>,
+}
+
+impl fmt::Debug for Dkg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Dkg {{ wallet: {}, me: {}, round: {} }}", self.params.wallet, self.me, self.round)
+    }
+}
+
+impl Drop for Dkg {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.seed);
+    }
+}
+
+/// Messages of a round: one for all, and one for each peer.
+pub(crate) struct Round {
+    pub broadcast: Option<Vec<u8>>,
+    pub private: BTreeMap<PartyIndex, Vec<u8>>,
+}
+
+impl Dkg {
+    /// Starts this member's part, with fresh randomness in `seed`.
+    ///
+    /// # Errors
+    /// Fails when the identity is not a member.
+    pub fn start(
+        params: DkgParams,
+        identity: SigningIdentity,
+        seed: [u8; 32],
+    ) -> Result<(Self, Vec<Outgoing>), DkgError> {
+        let me = params.roster.index_of(&identity.member_id()).ok_or(DkgError::NotAMember)?;
+        let params_hash = params.hash();
+        let (ecdsa, points_commitment, fragments) = ecdsa::deal(&params.roster, me, &params_hash, &seed)?;
+        let (schnorr, frost_package, chain_commitment) = schnorr::deal(&params.roster, me, &seed)?;
+        let broadcast = encode(&wire::Round1 { params_hash, frost_package, chain_commitment, points_commitment })?;
+        let inbox = Inbox::new(params.roster.others(me).collect());
+        let mut dkg = Self {
+            params,
+            params_hash,
+            me,
+            identity,
+            seed,
+            state: State::Round1 { ecdsa, schnorr },
+            round: 1,
+            inbox,
+            broadcasts: BTreeMap::new(),
+        };
+        let out = dkg.send(1, Round { broadcast: Some(broadcast), private: fragments });
+        Ok((dkg, out))
+    }
+
+    /// This member's index.
+    #[must_use]
+    pub fn me(&self) -> PartyIndex {
+        self.me
+    }
+
+    /// The round this member waits for, from 1 to 8.
+    #[must_use]
+    pub fn round(&self) -> u8 {
+        self.round
+    }
+
+    /// The members whose messages of the present round are missing.
+    #[must_use]
+    pub fn waiting_for(&self) -> Vec<PartyIndex> {
+        match self.state {
+            State::Finished { .. } | State::Failed => Vec::new(),
+            _ => self.inbox.missing(self.round, kinds(self.round)),
+        }
+    }
+
+    /// Takes a message from a member whose envelope was checked, and returns what to send. Messages of a later round
+    /// wait. Heavy rounds (2 and 3) take some 100 ms a peer: call it on a blocking thread.
+    ///
+    /// # Errors
+    /// See [`DkgError::is_fatal`]: a refused message may leave the run as it was; every other error ends it.
+    pub fn receive(&mut self, from: PartyIndex, body: &[u8]) -> Result<Vec<Outgoing>, DkgError> {
+        if matches!(self.state, State::Finished { .. } | State::Failed) {
+            return Err(DkgError::Late { from });
+        }
+        self.inbox.accept(self.round, CERTIFICATE_ROUND, from, body)?;
+        let mut out = Vec::new();
+        while !matches!(self.state, State::Finished { .. })
+            && self.inbox.missing(self.round, kinds(self.round)).is_empty()
+        {
+            match self.step() {
+                Ok(messages) => out.extend(messages),
+                Err(error) => {
+                    self.state = State::Failed;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// The share whose certificate this member signs: to be stored as pending before the messages of the call that
+    /// made it are sent.
+    #[must_use]
+    pub fn pending(&self) -> Option<&Arc<KeyShare>> {
+        match &self.state {
+            State::Certify { share, .. } => Some(share),
+            _ => None,
+        }
+    }
+
+    /// The share under the certificate that all signed.
+    #[must_use]
+    pub fn finished(&self) -> Option<&Arc<KeyShare>> {
+        match &self.state {
+            State::Finished { share } => Some(share),
+            _ => None,
+        }
+    }
+
+    fn step(&mut self) -> Result<Vec<Outgoing>, DkgError> {
+        match std::mem::replace(&mut self.state, State::Failed) {
+            State::Round1 { ecdsa, schnorr } => self.after_round1(ecdsa, schnorr),
+            State::Round2 { ecdsa, schnorr } => self.after_round2(ecdsa, schnorr),
+            State::Round3 { ecdsa, schnorr } => self.after_round3(ecdsa, schnorr),
+            State::Echo { share } => self.after_echo(share),
+            State::Trial { share, trial } => self.after_trial_round(share, trial),
+            State::Certify { share, certificate } => self.after_certificate(&share, certificate),
+            State::Finished { .. } | State::Failed => Err(DkgError::Own("a round out of order".to_owned())),
+        }
+    }
+
+    fn after_round1(&mut self, ecdsa: ecdsa::Dealt, schnorr: schnorr::Dealt) -> Result<Vec<Outgoing>, DkgError> {
+        let broadcasts: BTreeMap<PartyIndex, wire::Round1> = self.take_broadcasts(1)?;
+        if let Some((culprit, _)) = broadcasts.iter().find(|(_, message)| message.params_hash != self.params_hash) {
+            return Err(DkgError::OtherParameters { culprit: *culprit });
+        }
+        let fragments = self.inbox.take(1, Kind::Private);
+        let (ecdsa, ecdsa_round) = ecdsa.commit(&broadcasts, &fragments)?;
+        let (schnorr, shares) = schnorr.share(&broadcasts)?;
+        let broadcast = encode(&ecdsa_round.broadcast)?;
+        let mut private = BTreeMap::new();
+        for (to, share) in shares {
+            let zero_commitment = ecdsa_round.private.get(&to).copied().ok_or_else(|| own("a message for each peer"))?;
+            private.insert(to, encode(&wire::Private2 { frost_share: share, zero_commitment })?);
+        }
+        self.state = State::Round2 { ecdsa, schnorr };
+        Ok(self.send(2, Round { broadcast: Some(broadcast), private }))
+    }
+
+    fn after_round2(&mut self, ecdsa: ecdsa::Committed, schnorr: schnorr::Shared) -> Result<Vec<Outgoing>, DkgError> {
+        let broadcasts: BTreeMap<PartyIndex, wire::Round2> = self.take_broadcasts(2)?;
+        let private: BTreeMap<PartyIndex, wire::Private2> = self.take_private(2)?;
+        let (schnorr, schnorr_chain) = schnorr.receive(&private)?;
+        let (ecdsa, reveal, private) = ecdsa.reveal(broadcasts, &private)?;
+        let broadcast = encode(&wire::Round3 { ecdsa: reveal, schnorr_chain })?;
+        let private = private.into_iter().map(|(to, message)| Ok((to, encode(&message)?))).collect::<Result<_, DkgError>>()?;
+        self.state = State::Round3 { ecdsa, schnorr };
+        Ok(self.send(3, Round { broadcast: Some(broadcast), private }))
+    }
+
+    fn after_round3(&mut self, ecdsa: ecdsa::Revealed, schnorr: schnorr::Received) -> Result<Vec<Outgoing>, DkgError> {
+        let broadcasts: BTreeMap<PartyIndex, wire::Round3> = self.take_broadcasts(3)?;
+        let private: BTreeMap<PartyIndex, wire::Private3> = self.take_private(3)?;
+        let schnorr = schnorr.finish(&broadcasts)?;
+        let ecdsa = ecdsa.finish(broadcasts, private)?;
+        let public = PublicKeys {
+            wallet: self.params.wallet,
+            epoch: Epoch(0),
+            network: self.params.network,
+            roster: self.params.roster.clone(),
+            ecdsa: ecdsa.group,
+            schnorr: schnorr.group,
+            ecdsa_shares: ecdsa.shares,
+            schnorr_shares: schnorr.shares,
+            transcript: self.transcript(),
+            certificate: Certificate::default(),
+        };
+        let echo = public.statement();
+        let share = KeyShare::new(Arc::new(public), self.me, ecdsa.party, schnorr.package)
+            .map_err(|error| DkgError::Own(error.to_string()))?;
+        self.state = State::Echo { share: Arc::new(share) };
+        Ok(self.send(ECHO_ROUND, Round { broadcast: Some(echo.to_vec()), private: BTreeMap::new() }))
+    }
+
+    /// Everyone's hash of all broadcasts and of the result must be the same.
+    fn after_echo(&mut self, share: Arc<KeyShare>) -> Result<Vec<Outgoing>, DkgError> {
+        let statement = share.public().statement();
+        for (from, echo) in self.inbox.take(ECHO_ROUND, Kind::Broadcast) {
+            if echo.len() != statement.len() {
+                return Err(DkgError::Malformed { culprit: from });
+            }
+            if echo != statement {
+                return Err(DkgError::Equivocation { with: from });
+            }
+        }
+        let (trial, private) = trial::Trial::start(&share, &self.params_hash, &self.seed)?;
+        self.state = State::Trial { share, trial };
+        Ok(self.send(FIRST_TRIAL_ROUND, Round { broadcast: None, private }))
+    }
+
+    fn after_trial_round(&mut self, share: Arc<KeyShare>, mut trial: trial::Trial) -> Result<Vec<Outgoing>, DkgError> {
+        let received = self.inbox.take(self.round, Kind::Private);
+        let private = trial.step(received)?;
+        if self.round + 1 < CERTIFICATE_ROUND {
+            self.state = State::Trial { share, trial };
+            return Ok(self.send(self.round + 1, Round { broadcast: None, private }));
+        }
+        trial.finish()?;
+        let statement = share.public().statement();
+        let signature = Certificate::sign(&self.identity, &statement);
+        let mut certificate = Certificate::default();
+        certificate
+            .add(&self.params.roster, &statement, self.me, &signature)
+            .map_err(|error| DkgError::Own(error.to_string()))?;
+        self.state = State::Certify { share, certificate };
+        Ok(self.send(CERTIFICATE_ROUND, Round { broadcast: Some(signature.to_vec()), private: BTreeMap::new() }))
+    }
+
+    fn after_certificate(
+        &mut self,
+        share: &Arc<KeyShare>,
+        mut certificate: Certificate,
+    ) -> Result<Vec<Outgoing>, DkgError> {
+        let statement = share.public().statement();
+        for (from, bytes) in self.inbox.take(CERTIFICATE_ROUND, Kind::Broadcast) {
+            let malformed = DkgError::Malformed { culprit: from };
+            let signature = <[u8; SIGNATURE_BYTES]>::try_from(bytes.as_slice()).map_err(|_| malformed.clone())?;
+            certificate.add(&self.params.roster, &statement, from, &signature).map_err(|_| malformed)?;
+        }
+        let share = share.certified(certificate).map_err(|error| DkgError::Own(error.to_string()))?;
+        self.state = State::Finished { share: Arc::new(share) };
+        Ok(Vec::new())
+    }
+
+    fn transcript(&self) -> [u8; 32] {
+        let flat: Vec<Vec<u8>> = self
+            .broadcasts
+            .iter()
+            .map(|((round, from), bytes)| [&[*round, from.get()][..], bytes].concat())
+            .collect();
+        let mut parts: Vec<&[u8]> = vec![&self.params_hash];
+        parts.extend(flat.iter().map(Vec::as_slice));
+        tagged_hash("keyless/dkg/transcript/v1", &parts)
+    }
+
+    fn take_broadcasts<T: serde::de::DeserializeOwned>(
+        &mut self,
+        round: u8,
+    ) -> Result<BTreeMap<PartyIndex, T>, DkgError> {
+        let bodies = self.inbox.take(round, Kind::Broadcast);
+        let decoded = bodies.iter().map(|(from, bytes)| Ok((*from, decode(*from, bytes)?))).collect();
+        self.broadcasts.extend(bodies.into_iter().map(|(from, bytes)| ((round, from), bytes)));
+        decoded
+    }
+
+    fn take_private<T: serde::de::DeserializeOwned>(
+        &mut self,
+        round: u8,
+    ) -> Result<BTreeMap<PartyIndex, T>, DkgError> {
+        let bodies = self.inbox.take(round, Kind::Private);
+        bodies.iter().map(|(from, bytes)| Ok((*from, decode(*from, bytes)?))).collect()
+    }
+
+    fn send(&mut self, round: u8, messages: Round) -> Vec<Outgoing> {
+        self.round = round;
+        let mut out = Vec::new();
+        if let Some(broadcast) = messages.broadcast {
+            out.push(Outgoing { to: Recipient::All, body: frame(round, Kind::Broadcast, &broadcast) });
+            if round < ECHO_ROUND {
+                self.broadcasts.insert((round, self.me), broadcast);
+            }
+        }
+        for (to, body) in messages.private {
+            out.push(Outgoing { to: Recipient::One(to), body: frame(round, Kind::Private, &body) });
+        }
+        out
+    }
+}
+
+fn own(what: &str) -> DkgError {
+    DkgError::Own(what.to_owned())
+}
+
+/// What each peer sends in a round.
+fn kinds(round: u8) -> &'static [Kind] {
+    match round {
+        1..=3 => &[Kind::Broadcast, Kind::Private],
+        ECHO_ROUND | CERTIFICATE_ROUND => &[Kind::Broadcast],
+        _ => &[Kind::Private],
+    }
+}

@@ -1,0 +1,287 @@
+//! The sealed share of this member, and what must never be forgotten with it: bans and the highest epoch.
+//!
+//! Public keys lie beside it in plain, so that a locked wallet still knows its addresses. Every write here is synced.
+//! A share that was made but whose certificate is not complete waits in the pending slot: it is written before this
+//! member's own signature leaves, and either becomes the active share or is dropped.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::{Batch, Family, StoreError, Sync, WalletDb};
+use crate::ids::{Epoch, MemberId, PartyIndex};
+use crate::keys::{CertificateError, KeyShare, PublicKeys};
+use crate::seal::{self, Protection, SealContext, SealError, SealKey};
+
+const ACTIVE: Slot = Slot { public: b"active/public", sealed: b"active/share", kind: "share" };
+const PENDING: Slot = Slot { public: b"pending/public", sealed: b"pending/share", kind: "pending" };
+const EPOCH_KEY: &[u8] = b"epoch";
+const BAN_PREFIX: &[u8] = b"ban/";
+
+struct Slot {
+    public: &'static [u8],
+    sealed: &'static [u8],
+    kind: &'static str,
+}
+
+impl Slot {
+    fn kind_of(&self, epoch: Epoch) -> String {
+        format!("{}/{epoch}", self.kind)
+    }
+}
+
+/// Why the share could not be read or written.
+#[derive(Debug, Error)]
+pub enum ShareStoreError {
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The seal did not open.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// The public keys on the disk do not hold together.
+    #[error("the stored public keys are not valid: {0}")]
+    Certificate(#[from] CertificateError),
+    /// Bytes that this version cannot read, or a secret that does not fit its public keys.
+    #[error("the stored {0} cannot be read")]
+    Corrupt(&'static str),
+    /// There is no share.
+    #[error("there is no key share in this wallet")]
+    Missing,
+    /// An epoch below one that this member has already held.
+    #[error("epoch {epoch} is older than epoch {highest}, which this member has held")]
+    Stale {
+        /// What was to be written.
+        epoch: Epoch,
+        /// What was held.
+        highest: Epoch,
+    },
+}
+
+/// A durable refusal to run DKLs23 with one member: see [`crate::sign::SignError::Ban`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ban {
+    /// The other end of the edge.
+    pub member: MemberId,
+    /// The epoch whose pair state is spoilt.
+    pub epoch: Epoch,
+    /// When, in seconds since 1970, by the caller's clock.
+    pub time_seconds: u64,
+    /// What the library said.
+    pub reason: String,
+}
+
+/// The store of one member's share of one wallet.
+#[derive(Debug, Clone)]
+pub struct ShareStore {
+    db: Arc<WalletDb>,
+    member: MemberId,
+}
+
+impl ShareStore {
+    /// The store of this member's share in a wallet's database.
+    #[must_use]
+    pub fn new(db: Arc<WalletDb>, member: MemberId) -> Self {
+        Self { db, member }
+    }
+
+    /// The public keys of the active share; they need no key to be read.
+    ///
+    /// # Errors
+    /// Fails when they do not hold together with their certificate.
+    pub fn public(&self) -> Result<Option<PublicKeys>, ShareStoreError> {
+        let Some(keys) = self.public_in(&ACTIVE)? else { return Ok(None) };
+        keys.verify()?;
+        Ok(Some(keys))
+    }
+
+    /// The public keys of a share whose certificate is not complete.
+    ///
+    /// # Errors
+    /// Fails for bytes that cannot be read.
+    pub fn pending(&self) -> Result<Option<PublicKeys>, ShareStoreError> {
+        self.public_in(&PENDING)
+    }
+
+    fn public_in(&self, slot: &Slot) -> Result<Option<PublicKeys>, ShareStoreError> {
+        let Some(bytes) = self.db.get(Family::Share, slot.public)? else { return Ok(None) };
+        decode(&bytes, "public keys").map(Some)
+    }
+
+    /// How the active share is sealed.
+    ///
+    /// # Errors
+    /// [`ShareStoreError::Missing`] when there is none.
+    pub fn protection(&self) -> Result<Protection, ShareStoreError> {
+        let sealed = self.db.get(Family::Share, ACTIVE.sealed)?.ok_or(ShareStoreError::Missing)?;
+        Ok(seal::protection_of(&sealed)?)
+    }
+
+    /// Keeps a share whose certificate is not complete. Write before sending this member's signature.
+    ///
+    /// # Errors
+    /// Fails when the database does.
+    pub fn put_pending(&self, share: &KeyShare, key: &SealKey, nonce: &[u8; 24]) -> Result<(), ShareStoreError> {
+        let mut batch = Batch::new();
+        self.put(&mut batch, &PENDING, share, key, nonce)?;
+        Ok(self.db.write(&batch, Sync::Yes)?)
+    }
+
+    /// Makes a share the active one and forgets the pending one, in one write.
+    ///
+    /// # Errors
+    /// Refuses a share whose certificate is not complete, and one of an epoch below the highest held.
+    pub fn put_active(&self, share: &KeyShare, key: &SealKey, nonce: &[u8; 24]) -> Result<(), ShareStoreError> {
+        share.public().verify()?;
+        let epoch = share.public().epoch;
+        if let Some(highest) = self.highest_epoch()?.filter(|highest| epoch < *highest) {
+            return Err(ShareStoreError::Stale { epoch, highest });
+        }
+        let mut batch = Batch::new();
+        self.put(&mut batch, &ACTIVE, share, key, nonce)?;
+        batch.put(Family::Share, EPOCH_KEY, epoch.0.to_be_bytes());
+        batch.delete(Family::Share, PENDING.public).delete(Family::Share, PENDING.sealed);
+        Ok(self.db.write(&batch, Sync::Yes)?)
+    }
+
+    /// Forgets the pending share.
+    ///
+    /// # Errors
+    /// Fails when the database does.
+    pub fn drop_pending(&self) -> Result<(), ShareStoreError> {
+        let mut batch = Batch::new();
+        batch.delete(Family::Share, PENDING.public).delete(Family::Share, PENDING.sealed);
+        Ok(self.db.write(&batch, Sync::Yes)?)
+    }
+
+    fn put(
+        &self,
+        batch: &mut Batch,
+        slot: &Slot,
+        share: &KeyShare,
+        key: &SealKey,
+        nonce: &[u8; 24],
+    ) -> Result<(), ShareStoreError> {
+        let public: &PublicKeys = share.public();
+        let secret = share.secret_bytes().map_err(|_| ShareStoreError::Corrupt("key share"))?;
+        let sealed = seal::seal(key, &self.context(public, &slot.kind_of(public.epoch)), &secret, nonce)?;
+        let public = postcard::to_allocvec(public).map_err(|_| ShareStoreError::Corrupt("public keys"))?;
+        batch.put(Family::Share, slot.public, public).put(Family::Share, slot.sealed, sealed);
+        Ok(())
+    }
+
+    fn context<'a>(&'a self, public: &'a PublicKeys, kind: &'a str) -> SealContext<'a> {
+        SealContext { wallet: &public.wallet, member: &self.member, kind }
+    }
+
+    /// Opens the active share and checks it against its public keys.
+    ///
+    /// # Errors
+    /// [`ShareStoreError::Seal`] for a wrong key or passphrase; [`ShareStoreError::Corrupt`] when share and public keys
+    /// do not fit.
+    pub fn unlock(&self, key: &SealKey) -> Result<KeyShare, ShareStoreError> {
+        let public = self.public()?.ok_or(ShareStoreError::Missing)?;
+        self.open(&ACTIVE, public, key)
+    }
+
+    /// Opens the pending share; its certificate may be incomplete.
+    ///
+    /// # Errors
+    /// As [`Self::unlock`].
+    pub fn unlock_pending(&self, key: &SealKey) -> Result<KeyShare, ShareStoreError> {
+        let public = self.pending()?.ok_or(ShareStoreError::Missing)?;
+        self.open(&PENDING, public, key)
+    }
+
+    fn open(&self, slot: &Slot, public: PublicKeys, key: &SealKey) -> Result<KeyShare, ShareStoreError> {
+        let sealed = self.db.get(Family::Share, slot.sealed)?.ok_or(ShareStoreError::Missing)?;
+        let secret = seal::open(key, &self.context(&public, &slot.kind_of(public.epoch)), &sealed)?;
+        let share = KeyShare::from_secret_bytes(&secret, Arc::new(public))
+            .map_err(|_| ShareStoreError::Corrupt("key share"))?;
+        match share.public().roster.index_of(&self.member) {
+            Some(index) if index == share.me() => Ok(share),
+            _ => Err(ShareStoreError::Corrupt("key share")),
+        }
+    }
+
+    /// Seals the active share anew under another key: a new passphrase, or the first one.
+    ///
+    /// # Errors
+    /// As [`Self::unlock`]; the old seal stays when anything fails.
+    pub fn reseal(&self, old: &SealKey, new: &SealKey, nonce: &[u8; 24]) -> Result<(), ShareStoreError> {
+        let share = self.unlock(old)?;
+        let mut batch = Batch::new();
+        self.put(&mut batch, &ACTIVE, &share, new, nonce)?;
+        Ok(self.db.write(&batch, Sync::Yes)?)
+    }
+
+    /// The highest epoch this member has held.
+    ///
+    /// # Errors
+    /// Fails when the database does.
+    pub fn highest_epoch(&self) -> Result<Option<Epoch>, ShareStoreError> {
+        let Some(bytes) = self.db.get(Family::Share, EPOCH_KEY)? else { return Ok(None) };
+        let bytes = bytes.try_into().map_err(|_| ShareStoreError::Corrupt("epoch"))?;
+        Ok(Some(Epoch(u32::from_be_bytes(bytes))))
+    }
+
+    /// Bans a member, durably, before the call returns. The first ban of an edge is kept.
+    ///
+    /// # Errors
+    /// Fails when the database does: then nothing more may be sent in the session.
+    pub fn ban(&self, ban: &Ban) -> Result<(), ShareStoreError> {
+        let key = ban_key(&ban.member);
+        if self.db.get(Family::Share, &key)?.is_some() {
+            return Ok(());
+        }
+        let value = postcard::to_allocvec(ban).map_err(|_| ShareStoreError::Corrupt("ban"))?;
+        let mut batch = Batch::new();
+        batch.put(Family::Share, key, value);
+        Ok(self.db.write(&batch, Sync::Yes)?)
+    }
+
+    /// Ends a ban; only a fresh pair set-up may do so.
+    ///
+    /// # Errors
+    /// Fails when the database does.
+    pub fn lift_ban(&self, member: &MemberId) -> Result<(), ShareStoreError> {
+        let mut batch = Batch::new();
+        batch.delete(Family::Share, ban_key(member));
+        Ok(self.db.write(&batch, Sync::Yes)?)
+    }
+
+    /// All bans.
+    ///
+    /// # Errors
+    /// Fails for a ban that cannot be read: signing must not go on then.
+    pub fn bans(&self) -> Result<BTreeMap<MemberId, Ban>, ShareStoreError> {
+        let rows = self.db.rows_with_prefix(Family::Share, BAN_PREFIX)?;
+        rows.iter()
+            .map(|(_, value)| {
+                let ban: Ban = decode(value, "ban")?;
+                Ok((ban.member, ban))
+            })
+            .collect()
+    }
+
+    /// The banned members by their index, for [`crate::SignParams::banned`].
+    ///
+    /// # Errors
+    /// As [`Self::bans`].
+    pub fn banned_parties(&self, keys: &PublicKeys) -> Result<BTreeSet<PartyIndex>, ShareStoreError> {
+        Ok(self.bans()?.keys().filter_map(|member| keys.roster.index_of(member)).collect())
+    }
+}
+
+fn ban_key(member: &MemberId) -> Vec<u8> {
+    [BAN_PREFIX, member.as_bytes()].concat()
+}
+
+fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8], what: &'static str) -> Result<T, ShareStoreError> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((value, [])) => Ok(value),
+        _ => Err(ShareStoreError::Corrupt(what)),
+    }
+}
