@@ -1,0 +1,168 @@
+//! The coins a wallet could spend, filtered as Core filters them. Source: Core's `AvailableCoins`, `listunspent`.
+
+use std::collections::HashSet;
+
+use bitcoin::{Amount, OutPoint, ScriptBuf, TxOut};
+
+use super::balance::TrustCache;
+use super::keychain::KeyId;
+use super::Wallet;
+
+/// Which coins are asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CoinFilter {
+    pub min_depth: u32,
+    pub max_depth: u32,
+    /// Leave out coins that are not safe: unconfirmed from others, replacing or replaced.
+    pub only_safe: bool,
+    /// Leave out coins on scripts that were spent from, where the wallet's flag is set.
+    pub avoid_used: bool,
+    pub include_immature: bool,
+    pub skip_locked: bool,
+    /// Leave out coins that a spend under way has claimed.
+    pub skip_claimed: bool,
+    pub min_amount: Amount,
+    pub max_amount: Amount,
+    /// Stop when the coins found amount to this.
+    pub min_sum: Option<Amount>,
+    pub max_count: Option<usize>,
+    /// Only coins of these scripts; empty for all.
+    pub scripts: HashSet<ScriptBuf>,
+    /// The version of the transaction that will spend them: unconfirmed parents of version 3 do not mix with others.
+    pub for_version: Option<i32>,
+}
+
+impl Default for CoinFilter {
+    fn default() -> Self {
+        Self {
+            min_depth: 0,
+            max_depth: 9_999_999,
+            only_safe: true,
+            avoid_used: true,
+            include_immature: false,
+            skip_locked: true,
+            skip_claimed: false,
+            min_amount: Amount::ZERO,
+            max_amount: Amount::MAX_MONEY,
+            min_sum: None,
+            max_count: None,
+            scripts: HashSet::new(),
+            for_version: None,
+        }
+    }
+}
+
+/// A coin of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Coin {
+    pub outpoint: OutPoint,
+    pub output: TxOut,
+    pub key: KeyId,
+    pub depth: u32,
+    pub safe: bool,
+    pub from_me: bool,
+    pub coinbase: bool,
+    /// When the wallet saw its transaction, seconds since 1970.
+    pub time: u64,
+    /// A coin of its script was spent before.
+    pub reused: bool,
+}
+
+/// Where a coin of the wallet stands; for `lockunspent`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CoinState {
+    UnknownTransaction,
+    OutOfBounds,
+    Spent,
+    Unspent { locked: bool },
+}
+
+/// The version of transactions that the mempool keeps in pairs (BIP431).
+const TRUC_VERSION: i32 = 3;
+
+impl Wallet {
+    /// The coins that pass a filter, in the order of their outpoints.
+    pub fn unspent(&self, filter: &CoinFilter) -> Vec<Coin> {
+        let mut cache = TrustCache::new();
+        let mut found = Vec::new();
+        let mut sum = Amount::ZERO;
+        for (outpoint, record) in self.ledger.open_coins() {
+            let Some((key, output)) = self.keys.scripts().txout(outpoint) else { continue };
+            let depth = self.ledger.depth(record);
+            let Ok(depth) = u32::try_from(depth) else { continue };
+            if (!filter.include_immature && self.ledger.is_immature(record)) || (depth == 0 && !record.in_mempool()) {
+                continue;
+            }
+            let replaces = depth == 0 && (record.replaces.is_some() || record.replaced_by.is_some());
+            let safe = !replaces && self.trusted(record, &mut cache);
+            if depth == 0 {
+                if let Some(version) = filter.for_version {
+                    let truc = record.tx.version.0 == TRUC_VERSION;
+                    let has_child = (0..record.tx.output.len()).any(|vout| {
+                        let vout = u32::try_from(vout).unwrap_or(u32::MAX);
+                        self.ledger
+                            .spenders(OutPoint::new(record.txid, vout))
+                            .any(super::record::TxRecord::in_mempool)
+                    });
+                    if truc != (version == TRUC_VERSION) || (truc && (has_child || self.has_unconfirmed_parent(record))) {
+                        continue;
+                    }
+                }
+            }
+            let wanted = (safe || !filter.only_safe)
+                && (filter.min_depth..=filter.max_depth).contains(&depth)
+                && (filter.min_amount..=filter.max_amount).contains(&output.value)
+                && (filter.scripts.is_empty() || filter.scripts.contains(&output.script_pubkey))
+                && !(filter.skip_locked && self.locks.is_locked(outpoint))
+                && !(filter.skip_claimed && self.locks.is_claimed(outpoint))
+                && !self.ledger.is_spent(outpoint);
+            let reused = self.book.is_spent(&output.script_pubkey);
+            if !wanted || (filter.avoid_used && self.meta.avoid_reuse && reused) {
+                continue;
+            }
+            sum += output.value;
+            found.push(Coin {
+                outpoint,
+                output: output.clone(),
+                key: *key,
+                depth,
+                safe,
+                from_me: self.ledger.is_from_me(&record.tx, &self.keys),
+                coinbase: record.tx.is_coinbase(),
+                time: record.time(),
+                reused,
+            });
+            let enough = filter.min_sum.is_some_and(|least| sum >= least)
+                || filter.max_count.is_some_and(|most| most > 0 && found.len() >= most);
+            if enough {
+                break;
+            }
+        }
+        found
+    }
+
+    fn has_unconfirmed_parent(&self, record: &super::record::TxRecord) -> bool {
+        record.tx.input.iter().any(|input| {
+            self.ledger.get(&input.previous_output.txid).is_none_or(|parent| !parent.is_confirmed())
+        })
+    }
+
+    /// Where a coin stands.
+    pub fn coin_state(&self, outpoint: OutPoint) -> CoinState {
+        let Some(record) = self.ledger.get(&outpoint.txid) else { return CoinState::UnknownTransaction };
+        let inside = usize::try_from(outpoint.vout).is_ok_and(|vout| vout < record.tx.output.len());
+        if !inside {
+            CoinState::OutOfBounds
+        } else if self.ledger.is_spent(outpoint) {
+            CoinState::Spent
+        } else {
+            CoinState::Unspent { locked: self.locks.is_locked(outpoint) }
+        }
+    }
+
+    /// An output of a wallet transaction, ours or not.
+    pub fn output(&self, outpoint: OutPoint) -> Option<&TxOut> {
+        let record = self.ledger.get(&outpoint.txid)?;
+        record.tx.output.get(usize::try_from(outpoint.vout).ok()?)
+    }
+}

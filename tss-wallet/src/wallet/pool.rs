@@ -1,0 +1,149 @@
+//! Which addresses may be handed out: leases of indexes that the quorum confirmed to this coordinator.
+//!
+//! An index belongs to at most one coordinator. [`Pool`] knows the ranges that are this one's, and how far any
+//! coordinator's leases are known to reach; it hands out the lowest index first, once. What a lease rests on (the
+//! members' signatures) is kept by those who made it.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use super::keychain::ChainId;
+use super::storage::{StorageError, Table, Write};
+
+/// The leases of one chain.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Lease {
+    /// Confirmed to this coordinator and not handed out; ascending, disjoint.
+    free: Vec<(u32, u32)>,
+    /// Above every index that any coordinator holds.
+    leased_end: u32,
+    /// Above every index handed out here or seen in a transaction.
+    used_end: u32,
+}
+
+impl Lease {
+    fn available(&self) -> u32 {
+        self.free.iter().map(|(start, end)| end - start).sum()
+    }
+}
+
+/// The leases of all chains of a wallet.
+#[derive(Debug, Clone, Default)]
+pub struct Pool {
+    leases: BTreeMap<ChainId, Lease>,
+}
+
+const CORRUPT: StorageError = StorageError::Corrupt { what: "address pool" };
+
+impl Pool {
+    pub(crate) fn load(rows: &[(Vec<u8>, Vec<u8>)]) -> Result<Self, StorageError> {
+        let mut leases = BTreeMap::new();
+        for (key, value) in rows {
+            let chain: ChainId = postcard::from_bytes(key).map_err(|_| CORRUPT)?;
+            let lease: Lease = postcard::from_bytes(value).map_err(|_| CORRUPT)?;
+            if lease.free.iter().any(|(start, end)| start > end) {
+                return Err(CORRUPT);
+            }
+            leases.insert(chain, lease);
+        }
+        Ok(Self { leases })
+    }
+
+    pub(crate) fn row(&self, chain: ChainId) -> Result<Write, StorageError> {
+        let lease = self.leases.get(&chain).cloned().unwrap_or_default();
+        Ok(Write {
+            table: Table::Pool,
+            key: postcard::to_stdvec(&chain).map_err(|_| CORRUPT)?,
+            value: Some(postcard::to_stdvec(&lease).map_err(|_| CORRUPT)?),
+        })
+    }
+
+    /// Indexes that may still be handed out.
+    pub fn available(&self, chain: ChainId) -> u32 {
+        self.leases.get(&chain).map_or(0, Lease::available)
+    }
+
+    /// The first index that no coordinator is known to hold.
+    pub fn leased_end(&self, chain: ChainId) -> u32 {
+        self.leases.get(&chain).map_or(0, |lease| lease.leased_end.max(lease.used_end))
+    }
+
+    /// The index that would be handed out next.
+    pub fn next_index(&self, chain: ChainId) -> u32 {
+        let Some(lease) = self.leases.get(&chain) else { return 0 };
+        lease.free.first().map_or(lease.leased_end.max(lease.used_end), |(start, _)| *start)
+    }
+
+    /// Above every index handed out here or seen in a transaction.
+    pub fn used_end(&self, chain: ChainId) -> u32 {
+        self.leases.get(&chain).map_or(0, |lease| lease.used_end)
+    }
+
+    /// Above every index that is watched: `keypool_size` scripts from the next one on, never fewer than before.
+    pub fn range_end(&self, chain: ChainId, keypool_size: u32) -> u32 {
+        let first_free = self.leases.get(&chain).map_or(0, |lease| {
+            lease.free.first().map_or(lease.used_end, |(start, _)| (*start).max(lease.used_end))
+        });
+        first_free.saturating_add(keypool_size).max(self.leased_end(chain))
+    }
+
+    pub(crate) fn confirmed(&mut self, chain: ChainId, range: Range<u32>) {
+        if range.is_empty() {
+            return;
+        }
+        let lease = self.leases.entry(chain).or_default();
+        lease.leased_end = lease.leased_end.max(range.end);
+        let mut merged: Vec<(u32, u32)> = Vec::with_capacity(lease.free.len() + 1);
+        lease.free.push((range.start, range.end));
+        lease.free.sort_unstable();
+        for (start, end) in lease.free.drain(..) {
+            match merged.last_mut() {
+                Some(last) if start <= last.1 => last.1 = last.1.max(end),
+                _ => merged.push((start, end)),
+            }
+        }
+        lease.free = merged;
+    }
+
+    pub(crate) fn leased_elsewhere(&mut self, chain: ChainId, range: Range<u32>) {
+        let lease = self.leases.entry(chain).or_default();
+        lease.leased_end = lease.leased_end.max(range.end);
+    }
+
+    pub(crate) fn take(&mut self, chain: ChainId) -> Option<u32> {
+        let lease = self.leases.get_mut(&chain)?;
+        let (start, end) = *lease.free.first()?;
+        if start + 1 == end {
+            lease.free.remove(0);
+        } else if let Some(first) = lease.free.first_mut() {
+            first.0 = start + 1;
+        }
+        lease.used_end = lease.used_end.max(start + 1);
+        Some(start)
+    }
+
+    /// Puts back the index that was taken last, if nothing was taken after it.
+    pub(crate) fn give_back(&mut self, chain: ChainId, index: u32) {
+        let Some(lease) = self.leases.get_mut(&chain) else { return };
+        if lease.used_end == index + 1 {
+            lease.used_end = index;
+            self.confirmed(chain, index..index + 1);
+        }
+    }
+
+    /// A script was seen in a transaction: it, and what lies below it in the same lease, is not handed out again.
+    pub(crate) fn seen(&mut self, chain: ChainId, index: u32) -> bool {
+        let lease = self.leases.entry(chain).or_default();
+        let before = lease.clone();
+        for range in &mut lease.free {
+            if (range.0..range.1).contains(&index) {
+                range.0 = index + 1;
+            }
+        }
+        lease.free.retain(|(start, end)| start < end);
+        lease.used_end = lease.used_end.max(index + 1);
+        *lease != before
+    }
+}

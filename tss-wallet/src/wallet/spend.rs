@@ -1,0 +1,614 @@
+//! Putting a payment together: coins, fee, change, the unsigned transaction.
+//!
+//! [`Wallet::create_transaction`] follows Core's `CreateTransactionInternal` step by step and refuses in Core's words.
+//! Fee rates are resolved by the caller, who knows the mempool; randomness is handed in. The draft is not a promise:
+//! claim its inputs before it is signed.
+
+pub mod fees;
+mod select;
+
+use std::collections::BTreeMap;
+
+use bitcoin::absolute::LockTime;
+use bitcoin::transaction::Version;
+use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Weight};
+use rand::seq::SliceRandom;
+use rand::{Rng, RngCore};
+
+use self::fees::{FeeRate, dust_threshold, input_weight, is_dust, is_segwit, output_size, signed_weight, vbytes};
+use self::select::{Aim, Group, NoSelection};
+use super::Wallet;
+use super::addresses::{AddressError, Reserved};
+use super::coins::{Coin, CoinFilter};
+use super::keychain::{AddressType, Branch, ChainId, KeyId};
+
+/// The heaviest transaction that is relayed, and the lightest.
+const MAX_STANDARD_WEIGHT: u64 = 400_000;
+const MIN_STANDARD_WEIGHT: u64 = 65 * 4;
+/// Size of an input that spends change, where the change script is not ours.
+const FOREIGN_CHANGE_SPEND_VBYTES: u64 = 91;
+/// Coins of one script that are spent together at most.
+const MAX_GROUP_COINS: usize = 100;
+
+/// An output to be paid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recipient {
+    pub script: ScriptBuf,
+    pub amount: Amount,
+    pub subtract_fee: bool,
+}
+
+/// A coin the caller wants spent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PresetInput {
+    pub outpoint: OutPoint,
+    pub sequence: Option<Sequence>,
+    /// What the input will weigh signed, where the wallet cannot know it.
+    pub weight: Option<Weight>,
+    /// The coin, where it is not one of the wallet's.
+    pub prevout: Option<TxOut>,
+}
+
+/// Where change goes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ChangeSpec {
+    /// An address of the caller's; otherwise a fresh one of the wallet's.
+    pub script: Option<ScriptBuf>,
+    /// The type of the fresh address; otherwise the one that fits the recipients.
+    pub address_type: Option<AddressType>,
+    /// The place of the change output; otherwise at random.
+    pub position: Option<usize>,
+}
+
+/// A payment to be made.
+#[derive(Debug, Clone)]
+pub struct SpendParams {
+    pub recipients: Vec<Recipient>,
+    pub inputs: Vec<PresetInput>,
+    /// Whether coins may be added to `inputs`.
+    pub add_inputs: bool,
+    pub include_unsafe: bool,
+    pub min_conf: u32,
+    pub max_conf: u32,
+    pub fee_rate: FeeRate,
+    /// `-discardfee` or what the estimator says for it.
+    pub discard_rate: FeeRate,
+    /// `-consolidatefeerate`.
+    pub long_term_rate: FeeRate,
+    /// `-dustrelayfee`.
+    pub dust_relay_rate: FeeRate,
+    /// `-maxtxfee`.
+    pub max_tx_fee: Amount,
+    pub max_tx_weight: Option<u64>,
+    pub change: ChangeSpec,
+    /// `-addresstype`.
+    pub default_address_type: AddressType,
+    pub rbf: bool,
+    pub lock_time: Option<LockTime>,
+    /// The tip's height when the chain is current, to discourage fee sniping; otherwise lock time is 0.
+    pub anti_fee_sniping: Option<u32>,
+    pub version: i32,
+    /// Leave out coins on scripts that were spent from, and spend coins of one script together.
+    pub avoid_reuse: bool,
+    pub avoid_partial_spends: bool,
+}
+
+impl Default for SpendParams {
+    fn default() -> Self {
+        Self {
+            recipients: Vec::new(),
+            inputs: Vec::new(),
+            add_inputs: true,
+            include_unsafe: false,
+            min_conf: 0,
+            max_conf: 9_999_999,
+            fee_rate: FeeRate(1_000),
+            discard_rate: FeeRate(10_000),
+            long_term_rate: FeeRate(10_000),
+            dust_relay_rate: FeeRate(3_000),
+            max_tx_fee: Amount::from_sat(10_000_000),
+            max_tx_weight: None,
+            change: ChangeSpec::default(),
+            default_address_type: AddressType::Bech32,
+            rbf: true,
+            lock_time: None,
+            anti_fee_sniping: None,
+            version: 2,
+            avoid_reuse: true,
+            avoid_partial_spends: false,
+        }
+    }
+}
+
+/// An input of a draft.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DraftInput {
+    pub outpoint: OutPoint,
+    pub prevout: TxOut,
+    /// `None` where the coin is not the wallet's.
+    pub key: Option<KeyId>,
+}
+
+/// A funded transaction, not signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Draft {
+    pub tx: Transaction,
+    pub fee: Amount,
+    pub change_position: Option<usize>,
+    /// In the order of the transaction's inputs.
+    pub inputs: Vec<DraftInput>,
+    /// The change address that was taken from the pool for it.
+    pub change: Option<Reserved>,
+}
+
+impl Draft {
+    pub fn outpoints(&self) -> Vec<OutPoint> {
+        self.inputs.iter().map(|input| input.outpoint).collect()
+    }
+}
+
+/// Why a payment cannot be made, in Core's words.
+#[derive(Debug, thiserror::Error)]
+pub enum SpendError {
+    #[error("Transaction must have at least one recipient")]
+    NoRecipient,
+    #[error("Transaction amount too small")]
+    AmountTooSmall,
+    #[error("Maximum transaction weight must be between {MIN_STANDARD_WEIGHT} and {MAX_STANDARD_WEIGHT}")]
+    WeightLimit,
+    #[error("Transaction requires one destination of non-zero value, a non-zero feerate, or a pre-selected input")]
+    Nothing,
+    #[error("Not found pre-selected input {}", shown(.0))]
+    InputNotFound(OutPoint),
+    #[error("Not solvable pre-selected input {}", shown(.0))]
+    InputNotSolvable(OutPoint),
+    #[error("Can't spend unconfirmed version 3 pre-selected input with a version {0} tx")]
+    TrucInput(i32),
+    #[error("Can't spend unconfirmed version {0} pre-selected input with a version 3 tx")]
+    InputForTruc(i32),
+    #[error(
+        "The preselected coins total amount does not cover the transaction target. Please allow other inputs to be \
+         automatically selected or include more coins manually"
+    )]
+    PresetTooSmall,
+    #[error("The total exceeds your balance when the {} transaction fee is included.", money(*.0))]
+    FeeExceedsBalance(Amount),
+    #[error("Insufficient funds")]
+    InsufficientFunds,
+    #[error(
+        "The inputs size exceeds the maximum weight. Please try sending a smaller amount or manually consolidating your \
+         wallet's UTXOs"
+    )]
+    InputsTooHeavy,
+    #[error("Transaction change output index out of range")]
+    ChangePosition,
+    #[error("The transaction amount is too small to pay the fee")]
+    TooSmallForFee,
+    #[error("The transaction amount is too small to send after the fee has been deducted")]
+    TooSmallAfterFee,
+    #[error("Transaction needs a change address, but we can't generate it. {0}")]
+    NoChangeAddress(AddressError),
+    #[error("Transaction too large")]
+    TooLarge,
+    #[error("Fee exceeds maximum configured by user (e.g. -maxtxfee, maxfeerate)")]
+    MaxFeeExceeded,
+    #[error("Invalid amount")]
+    AmountOutOfRange,
+}
+
+fn shown(outpoint: &OutPoint) -> String {
+    let txid = outpoint.txid.to_string();
+    format!("COutPoint({}, {})", txid.get(..10).unwrap_or(&txid), outpoint.vout)
+}
+
+/// Core's `FormatMoney`: eight decimals, less trailing zeros beyond the second.
+fn money(amount: Amount) -> String {
+    let mut text = format!("{}.{:08}", amount.to_sat() / 100_000_000, amount.to_sat() % 100_000_000);
+    while text.ends_with('0') && !text.get(text.len().saturating_sub(3)..).is_some_and(|end| end.starts_with('.')) {
+        text.pop();
+    }
+    text
+}
+
+fn sats(amount: Amount) -> i64 {
+    i64::try_from(amount.to_sat()).unwrap_or(i64::MAX)
+}
+
+fn amount(sats: i64) -> Amount {
+    Amount::from_sat(u64::try_from(sats).unwrap_or(0))
+}
+
+/// A coin that will be spent, with its cost.
+#[derive(Debug, Clone)]
+struct Input {
+    prevout: TxOut,
+    key: Option<KeyId>,
+    weight: u64,
+    segwit: bool,
+    sequence: Option<Sequence>,
+}
+
+/// The change script and what it costs; the address is taken from the pool only when it is used.
+struct ChangePlan {
+    script: ScriptBuf,
+    fresh: Option<ChainId>,
+    missing: Option<AddressError>,
+    min_viable: i64,
+    fee: i64,
+    cost: i64,
+    output_vbytes: u64,
+    spend_vbytes: u64,
+}
+
+impl Wallet {
+    /// Core's choice of the type of change.
+    pub fn change_type(&self, params: &SpendParams) -> AddressType {
+        if let Some(chosen) = params.change.address_type {
+            return chosen;
+        }
+        if params.default_address_type == AddressType::Legacy {
+            return AddressType::Legacy;
+        }
+        let types: Vec<_> =
+            params.recipients.iter().filter_map(|recipient| AddressType::of_script(&recipient.script)).collect();
+        [AddressType::Bech32m, AddressType::Bech32, AddressType::P2shSegwit, AddressType::Legacy]
+            .into_iter()
+            .find(|kind| types.contains(kind))
+            .unwrap_or(AddressType::Bech32m)
+    }
+
+    /// Funds a payment. Takes a change address from the confirmed pool when change is needed.
+    pub fn create_transaction(&mut self, params: &SpendParams, rng: &mut dyn RngCore) -> Result<Draft, SpendError> {
+        let (recipients_sum, subtract) = check_recipients(params)?;
+        let change = self.plan_change(params);
+        // Version, lock time, one byte each for the count of inputs and the witness marker, the outputs.
+        let outputs: u64 = params.recipients.iter().map(|recipient| output_size(&recipient.script)).sum();
+        let count = if params.recipients.len() < 253 { 1 } else { 3 };
+        let no_inputs_vbytes = 10 + count + outputs;
+        let max_weight = params.max_tx_weight.unwrap_or(MAX_STANDARD_WEIGHT);
+        if !(MIN_STANDARD_WEIGHT..=MAX_STANDARD_WEIGHT).contains(&max_weight) {
+            return Err(SpendError::WeightLimit);
+        }
+        let not_input_fees = if subtract > 0 { Amount::ZERO } else { params.fee_rate.fee(no_inputs_vbytes) };
+        let target = recipients_sum.checked_add(not_input_fees).ok_or(SpendError::AmountOutOfRange)?;
+        if target == Amount::ZERO && params.inputs.is_empty() {
+            return Err(SpendError::Nothing);
+        }
+        let aim = Aim {
+            target: sats(target),
+            subtract_fee: subtract > 0,
+            rate: params.fee_rate,
+            long_term_rate: params.long_term_rate,
+            change_fee: change.fee,
+            cost_of_change: change.cost,
+            min_viable_change: change.min_viable,
+            change_output_weight: change.output_vbytes * 4,
+            change_spend_weight: change.spend_vbytes * 4,
+            max_input_weight: max_weight.saturating_sub((no_inputs_vbytes + change.output_vbytes) * 4),
+        };
+        let chosen = self.choose_inputs(params, &aim, sats(recipients_sum), rng)?;
+        self.assemble(params, &aim, change, chosen, subtract, max_weight, rng)
+    }
+
+    fn plan_change(&self, params: &SpendParams) -> ChangePlan {
+        let (script, fresh, missing) = match &params.change.script {
+            Some(script) => (script.clone(), None, None),
+            None => {
+                let chain = ChainId::new(self.change_type(params), Branch::Change);
+                let key = (self.pool.available(chain) > 0)
+                    .then(|| self.keys.derive(KeyId { chain, index: self.pool.next_index(chain) }))
+                    .flatten();
+                match key {
+                    Some(key) => (key.script, Some(chain), None),
+                    None => (ScriptBuf::new(), None, Some(AddressError::PoolEmpty(chain))),
+                }
+            }
+        };
+        let ours = fresh.map(|chain| chain.address_type).or_else(|| self.keys.key_of(&script).map(|key| key.chain.address_type));
+        let spend_vbytes = ours.map_or(FOREIGN_CHANGE_SPEND_VBYTES, |kind| vbytes(input_weight(kind)));
+        let output_vbytes = output_size(&script);
+        let fee = sats(params.fee_rate.fee(output_vbytes));
+        let spend_fee = sats(params.discard_rate.fee(spend_vbytes));
+        let dust = sats(dust_threshold(&script, params.discard_rate));
+        ChangePlan {
+            script,
+            fresh,
+            missing,
+            min_viable: dust.max(spend_fee + 1),
+            fee,
+            cost: fee + spend_fee,
+            output_vbytes,
+            spend_vbytes,
+        }
+    }
+
+    fn preset(&self, params: &SpendParams) -> Result<Vec<(OutPoint, Input)>, SpendError> {
+        let mut found = Vec::with_capacity(params.inputs.len());
+        for preset in &params.inputs {
+            let key = self.keys.scripts().txout(preset.outpoint).map(|(key, _)| *key);
+            let own = key.and_then(|_| self.output(preset.outpoint).cloned());
+            if let Some(parent) = self.ledger.get(&preset.outpoint.txid).filter(|_| own.is_some()) {
+                if self.ledger.depth(parent) == 0 {
+                    let theirs = parent.tx.version.0;
+                    if theirs == 3 && params.version != 3 {
+                        return Err(SpendError::TrucInput(params.version));
+                    }
+                    if theirs != 3 && params.version == 3 {
+                        return Err(SpendError::InputForTruc(theirs));
+                    }
+                }
+            }
+            let key = own.is_some().then_some(key).flatten();
+            let prevout = own.or_else(|| preset.prevout.clone()).ok_or(SpendError::InputNotFound(preset.outpoint))?;
+            let kind = key.map(|key| key.chain.address_type);
+            let taproot = prevout.script_pubkey.is_p2tr().then_some(AddressType::Bech32m);
+            let weight = preset.weight.map(Weight::to_wu).or_else(|| kind.or(taproot).map(input_weight));
+            let weight = weight.ok_or(SpendError::InputNotSolvable(preset.outpoint))?;
+            let segwit = is_segwit(&prevout.script_pubkey, kind);
+            let input = Input { prevout, key, weight, segwit, sequence: preset.sequence };
+            found.push((preset.outpoint, input));
+        }
+        Ok(found)
+    }
+
+    /// Preset inputs in their order, then what was chosen, shuffled.
+    fn choose_inputs(
+        &self,
+        params: &SpendParams,
+        aim: &Aim,
+        recipients_sum: i64,
+        rng: &mut dyn RngCore,
+    ) -> Result<Vec<(OutPoint, Input)>, SpendError> {
+        let fee_of = |weight: u64| sats(params.fee_rate.fee(vbytes(weight)));
+        let mut chosen = self.preset(params)?;
+        let value: i64 = chosen.iter().map(|(_, input)| sats(input.prevout.value)).sum();
+        let fees: i64 = chosen.iter().map(|(_, input)| fee_of(input.weight)).sum();
+        let preset_worth = if aim.subtract_fee { value } else { value - fees };
+        let missing = aim.target - preset_worth;
+        if !params.add_inputs && missing > 0 {
+            return Err(SpendError::PresetTooSmall);
+        }
+        if missing <= 0 && !chosen.is_empty() {
+            return Ok(chosen);
+        }
+        let filter = CoinFilter {
+            min_depth: params.min_conf,
+            max_depth: params.max_conf,
+            only_safe: !params.include_unsafe,
+            avoid_used: params.avoid_reuse,
+            skip_claimed: true,
+            for_version: Some(params.version),
+            ..CoinFilter::default()
+        };
+        let coins: Vec<Coin> = self
+            .unspent(&filter)
+            .into_iter()
+            .filter(|coin| !params.inputs.iter().any(|preset| preset.outpoint == coin.outpoint))
+            .collect();
+        let together = params.avoid_partial_spends || (params.avoid_reuse && self.meta.avoid_reuse);
+        let groups = group_coins(&coins, params, together);
+        let preset_weight: u64 = chosen.iter().map(|(_, input)| input.weight).sum();
+        let rest = Aim {
+            target: missing,
+            max_input_weight: aim.max_input_weight.saturating_sub(preset_weight),
+            ..*aim
+        };
+        let picked = select::choose(&groups, &rest, params.include_unsafe, rng).map_err(|reason| match reason {
+            NoSelection::TooHeavy => SpendError::InputsTooHeavy,
+            NoSelection::NotEnough => {
+                let total = value + coins.iter().map(|coin| sats(coin.output.value)).sum::<i64>();
+                let worth = preset_worth + groups.iter().map(|group| group.value - group.fee).sum::<i64>();
+                if !aim.subtract_fee && total >= recipients_sum && worth < aim.target {
+                    SpendError::FeeExceedsBalance(amount(aim.target - recipients_sum))
+                } else {
+                    SpendError::InsufficientFunds
+                }
+            }
+        })?;
+        let mut by_outpoint: BTreeMap<OutPoint, Coin> = coins.into_iter().map(|coin| (coin.outpoint, coin)).collect();
+        let mut added: Vec<(OutPoint, Input)> = picked
+            .into_iter()
+            .filter_map(|outpoint| by_outpoint.remove(&outpoint))
+            .map(|coin| {
+                let kind = coin.key.chain.address_type;
+                let segwit = kind != AddressType::Legacy;
+                let input =
+                    Input { prevout: coin.output, key: Some(coin.key), weight: input_weight(kind), segwit, sequence: None };
+                (coin.outpoint, input)
+            })
+            .collect();
+        added.shuffle(rng);
+        chosen.append(&mut added);
+        Ok(chosen)
+    }
+
+    #[allow(clippy::too_many_arguments)] // The steps of one computation; they share no state of their own.
+    fn assemble(
+        &mut self,
+        params: &SpendParams,
+        aim: &Aim,
+        change: ChangePlan,
+        chosen: Vec<(OutPoint, Input)>,
+        subtract: u64,
+        max_weight: u64,
+        rng: &mut dyn RngCore,
+    ) -> Result<Draft, SpendError> {
+        let selected: i64 = chosen.iter().map(|(_, input)| sats(input.prevout.value)).sum();
+        let input_fees: i64 = chosen.iter().map(|(_, input)| sats(params.fee_rate.fee(vbytes(input.weight)))).sum();
+        let worth = if aim.subtract_fee { selected } else { selected - input_fees };
+        let mut outputs: Vec<TxOut> = params
+            .recipients
+            .iter()
+            .map(|recipient| TxOut { value: recipient.amount, script_pubkey: recipient.script.clone() })
+            .collect();
+        let change_amount = aim.change_of(worth - aim.target);
+        let mut position = None;
+        if change_amount > 0 {
+            let at = params.change.position.unwrap_or_else(|| rng.gen_range(0..=outputs.len()));
+            if at > outputs.len() {
+                return Err(SpendError::ChangePosition);
+            }
+            outputs.insert(at, TxOut { value: amount(change_amount), script_pubkey: change.script.clone() });
+            position = Some(at);
+        }
+        let mut tx = unsigned(params, &chosen, outputs, rng);
+        let sizes: Vec<(u64, bool)> = chosen.iter().map(|(_, input)| (input.weight, input.segwit)).collect();
+        let weight = signed_weight(&tx, &sizes);
+        let needed = sats(params.fee_rate.fee(vbytes(weight)));
+        let fee = settle_fee(&mut tx, params, selected, needed, position, subtract)?;
+        if change_amount > 0 {
+            if let Some(error) = change.missing {
+                return Err(SpendError::NoChangeAddress(error));
+            }
+        }
+        if weight > max_weight {
+            return Err(if params.max_tx_weight.is_some() { SpendError::InputsTooHeavy } else { SpendError::TooLarge });
+        }
+        if fee > params.max_tx_fee {
+            return Err(SpendError::MaxFeeExceeded);
+        }
+        let reserved = match (position, change.fresh) {
+            (Some(_), Some(chain)) => {
+                Some(self.change_address(chain.address_type).map_err(SpendError::NoChangeAddress)?)
+            }
+            _ => None,
+        };
+        let inputs = chosen
+            .into_iter()
+            .map(|(outpoint, input)| DraftInput { outpoint, prevout: input.prevout, key: input.key })
+            .collect();
+        Ok(Draft { tx, fee, change_position: position, inputs, change: reserved })
+    }
+}
+
+/// The sum of what is to be paid, and how many recipients pay the fee.
+fn check_recipients(params: &SpendParams) -> Result<(Amount, u64), SpendError> {
+    if params.recipients.is_empty() {
+        return Err(SpendError::NoRecipient);
+    }
+    let mut sum = Amount::ZERO;
+    let mut subtract = 0;
+    for recipient in &params.recipients {
+        let output = TxOut { value: recipient.amount, script_pubkey: recipient.script.clone() };
+        if is_dust(&output, params.dust_relay_rate) {
+            return Err(SpendError::AmountTooSmall);
+        }
+        sum = sum
+            .checked_add(recipient.amount)
+            .filter(|sum| *sum <= Amount::MAX_MONEY)
+            .ok_or(SpendError::InsufficientFunds)?;
+        subtract += u64::from(recipient.subtract_fee);
+    }
+    Ok((sum, subtract))
+}
+
+/// Coins as they are chosen: one by one, or all of a script together.
+fn group_coins(coins: &[Coin], params: &SpendParams, together: bool) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    let mut open: BTreeMap<&ScriptBuf, usize> = BTreeMap::new();
+    for coin in coins {
+        let weight = input_weight(coin.key.chain.address_type);
+        let fee = sats(params.fee_rate.fee(vbytes(weight)));
+        let long_term_fee = sats(params.long_term_rate.fee(vbytes(weight)));
+        let depth_others = if coin.from_me { u32::MAX } else { coin.depth };
+        let place = open.get(&coin.output.script_pubkey).copied().filter(|_| together);
+        let group = place.and_then(|place| groups.get_mut(place)).filter(|group| group.outpoints.len() < MAX_GROUP_COINS);
+        if let Some(group) = group {
+            group.outpoints.push(coin.outpoint);
+            group.value += sats(coin.output.value);
+            group.weight += weight;
+            group.fee += fee;
+            group.long_term_fee += long_term_fee;
+            group.depth_own = group.depth_own.min(coin.depth);
+            group.depth_others = group.depth_others.min(depth_others);
+            group.safe &= coin.safe;
+            continue;
+        }
+        open.insert(&coin.output.script_pubkey, groups.len());
+        groups.push(Group {
+            outpoints: vec![coin.outpoint],
+            value: sats(coin.output.value),
+            weight,
+            fee,
+            long_term_fee,
+            segwit: coin.key.chain.address_type != AddressType::Legacy,
+            address_type: coin.key.chain.address_type,
+            depth_own: coin.depth,
+            depth_others,
+            safe: coin.safe,
+        });
+    }
+    groups
+}
+
+fn unsigned(
+    params: &SpendParams,
+    chosen: &[(OutPoint, Input)],
+    outputs: Vec<TxOut>,
+    rng: &mut dyn RngCore,
+) -> Transaction {
+    let default_sequence =
+        if params.rbf { Sequence::ENABLE_RBF_NO_LOCKTIME } else { Sequence::ENABLE_LOCKTIME_NO_RBF };
+    let inputs = chosen
+        .iter()
+        .map(|(outpoint, input)| TxIn {
+            previous_output: *outpoint,
+            sequence: input.sequence.unwrap_or(default_sequence),
+            ..TxIn::default()
+        })
+        .collect();
+    // A sequence or a lock time of the caller's leaves no room for ours.
+    let preset = chosen.iter().any(|(_, input)| input.sequence.is_some());
+    let lock_time = match (params.lock_time, params.anti_fee_sniping) {
+        (Some(lock_time), _) => lock_time,
+        (None, Some(height)) if !preset => {
+            let back = if rng.gen_range(0..10) == 0 { rng.gen_range(0..100) } else { 0 };
+            LockTime::from_height(height.saturating_sub(back)).unwrap_or(LockTime::ZERO)
+        }
+        (None, _) => LockTime::ZERO,
+    };
+    Transaction { version: Version(params.version), lock_time, input: inputs, output: outputs }
+}
+
+/// Makes the fee right: what is over goes to change, what is missing comes from the recipients who pay it.
+fn settle_fee(
+    tx: &mut Transaction,
+    params: &SpendParams,
+    selected: i64,
+    needed: i64,
+    change: Option<usize>,
+    subtract: u64,
+) -> Result<Amount, SpendError> {
+    let paid = |tx: &Transaction| tx.output.iter().map(|output| sats(output.value)).sum::<i64>();
+    let current = selected - paid(tx);
+    if let Some(output) = change.and_then(|at| tx.output.get_mut(at)) {
+        if needed < current {
+            output.value += amount(current - needed);
+        }
+    }
+    if let Ok(subtract) = i64::try_from(subtract) {
+        if subtract > 0 {
+            let to_reduce = needed - (selected - paid(tx));
+            let mut first = true;
+            let places = (0..tx.output.len()).filter(|at| Some(*at) != change);
+            for (at, recipient) in places.zip(&params.recipients).filter(|(_, recipient)| recipient.subtract_fee) {
+                let Some(output) = tx.output.get_mut(at) else { continue };
+                let share = to_reduce.div_euclid(subtract) + if first { to_reduce.rem_euclid(subtract) } else { 0 };
+                first = false;
+                let left = sats(recipient.amount) - share;
+                if left < 0 {
+                    return Err(SpendError::TooSmallForFee);
+                }
+                output.value = amount(left);
+                if is_dust(output, params.dust_relay_rate) {
+                    return Err(SpendError::TooSmallAfterFee);
+                }
+            }
+        }
+    }
+    let fee = selected - paid(tx);
+    if fee < needed {
+        return Err(SpendError::InsufficientFunds);
+    }
+    Ok(amount(fee))
+}
