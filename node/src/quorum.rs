@@ -1,0 +1,37 @@
+//! Co-signing: the members of a wallet's quorum at work, between the carrier of frames and the protocol machines.
+//!
+//! Owns: a co-signer's event loop and sessions ([`core`]), key generation over all members, address leases, signing as
+//! coordinator and as participant, and the embedded co-signers of `-devquorum`.
+//! Refuses: cryptography (machines of `tss_wallet` do it), sockets (a [`keyless_p2p::cosigners::Carrier`] does).
+//! Every wait has a deadline, every table a limit, every refusal a name.
+//!
+//! | module | owns |
+//! | --- | --- |
+//! | [`wire`] | messages, frames, envelopes |
+//! | [`refusal`], [`error`] | why a member takes no part; why the user gets no result |
+//! | [`sessions`], [`link`] | the table of open sessions; one session's end of the line |
+//! | [`core`] | one co-signer: identity, shares, event loop |
+//! | [`holding`] | one wallet's share, with what was promised about it |
+//! | [`keygen`] | making a wallet, so that it ends the same way for all members |
+//! | [`lease`] | address indexes from t members |
+//! | [`check`] | what a co-signer checks before it signs |
+//! | [`signing`], [`participant`] | a signature as its coordinator, and as a member |
+//! | [`devquorum`] | co-signers embedded in this process |
+
+pub mod check;
+pub mod core;
+pub mod devquorum;
+pub mod error;
+pub mod holding;
+pub mod keygen;
+pub mod lease;
+pub mod link;
+pub mod participant;
+pub mod refusal;
+pub mod sessions;
+pub mod signing;
+pub mod wire;
+
+pub use self::core::{Core, CoreConfig, Host, Layout, Policy};
+pub use self::error::{QuorumError, peer_name};
+pub use self::holding::Holding;

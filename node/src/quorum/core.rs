@@ -1,0 +1,464 @@
+//! One co-signer at work: its identity, its shares, its sessions, and the events of its carrier.
+//!
+//! A process has one over libp2p; with `-devquorum` a wallet has n of them over the in-memory carrier. Owns the table
+//! of shares and of sessions. Every session runs on a blocking thread of its own and waits there; the event loop only
+//! hands frames over.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use bitcoin::{BlockHash, Network};
+use keyless_p2p::cosigners::{Carrier, Event, Events, PeerId, peer_id_of, public_key_of};
+use rand::RngCore;
+use tokio::task::JoinHandle;
+use tss_wallet::{Epoch, MemberId, SessionId, SigningIdentity, WalletId};
+
+use super::holding::Holding;
+use super::keygen::Pending;
+use super::refusal::Refusal;
+use super::sessions::{OpenError, SessionInfo, SessionKind, Sessions};
+use super::wire::{self, Frame, LeaseRange, Message, NO_WALLET, Status, Topic, WalletStatus};
+use super::{keygen, lease, signing};
+use crate::wallets::chain_view::ChainView;
+
+/// Requests of one peer that are being opened at a time.
+const MAX_OPENING_PER_PEER: usize = 64;
+/// How long the end of a co-signer waits for its sessions.
+const STOP_PATIENCE: Duration = Duration::from_secs(3);
+
+/// What the owner of the wallets is told and asked. Called on blocking threads.
+pub trait Host: Send + Sync + 'static {
+    /// A directory of this name could be made, and no wallet has it.
+    fn name_is_free(&self, name: &str) -> bool;
+    /// A wallet was made by a ceremony that this node was invited to.
+    fn wallet_made(&self, holding: &Arc<Holding>);
+    /// Another coordinator holds these indexes now.
+    fn leased_elsewhere(&self, wallet: WalletId, ranges: &[LeaseRange]);
+}
+
+/// Whom this member makes wallets with, from its own configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    /// The allow-list, without this member.
+    pub cosigners: BTreeSet<MemberId>,
+    /// `-threshold`, where it is set.
+    pub threshold: Option<u8>,
+    /// The operator accepts what its configuration does not say (embedded co-signers).
+    pub accepts_any: bool,
+}
+
+/// Where the shares lie.
+#[derive(Debug, Clone)]
+pub enum Layout {
+    /// Every wallet in a directory of its name; the seal key is the node's.
+    Node { wallets: PathBuf, seal_key: PathBuf },
+    /// One wallet, here; everything it needs lies beside it.
+    Embedded { dir: PathBuf },
+}
+
+impl Layout {
+    pub fn wallet_dir(&self, name: &str) -> PathBuf {
+        match self {
+            Self::Node { wallets, .. } => wallets.join(name),
+            Self::Embedded { dir } => dir.clone(),
+        }
+    }
+
+    pub fn seal_key(&self) -> PathBuf {
+        match self {
+            Self::Node { seal_key, .. } => seal_key.clone(),
+            Self::Embedded { dir } => dir.join("seal.key"),
+        }
+    }
+}
+
+/// What a co-signer is started with.
+pub struct CoreConfig {
+    pub identity: SigningIdentity,
+    pub layout: Layout,
+    pub policy: Policy,
+    /// `-signingtimeout`.
+    pub signing_timeout: Duration,
+}
+
+/// One co-signer. Held by `Arc`; ends with [`Core::stop`].
+pub struct Core {
+    identity: SigningIdentity,
+    me: MemberId,
+    pub(super) layout: Layout,
+    pub(super) signing_timeout: Duration,
+    policy: Mutex<Policy>,
+    carrier: Arc<dyn Carrier>,
+    pub(super) chain: Arc<dyn ChainView>,
+    pub(super) sessions: Sessions,
+    holdings: Mutex<BTreeMap<WalletId, Arc<Holding>>>,
+    pending: Mutex<Vec<Arc<Pending>>>,
+    /// Names of wallets that are being made.
+    names: Mutex<BTreeSet<String>>,
+    host: OnceLock<Weak<dyn Host>>,
+    peers: Mutex<HashMap<PeerId, MemberId>>,
+    opening: Mutex<HashMap<MemberId, usize>>,
+    /// Members that let a deadline pass and were not heard since.
+    suspects: Mutex<BTreeSet<MemberId>>,
+    stopping: AtomicBool,
+    task: Mutex<Option<JoinHandle<()>>>,
+    runtime: tokio::runtime::Handle,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Core {
+    /// Starts the event loop. Must be called inside a tokio runtime.
+    pub fn start(
+        config: CoreConfig,
+        carrier: Arc<dyn Carrier>,
+        events: Events,
+        chain: Arc<dyn ChainView>,
+    ) -> Arc<Self> {
+        let runtime = tokio::runtime::Handle::current();
+        let core = Arc::new(Self {
+            me: config.identity.member_id(),
+            identity: config.identity,
+            layout: config.layout,
+            signing_timeout: config.signing_timeout,
+            policy: Mutex::new(config.policy),
+            carrier,
+            chain,
+            sessions: Sessions::default(),
+            holdings: Mutex::default(),
+            pending: Mutex::default(),
+            names: Mutex::default(),
+            host: OnceLock::new(),
+            peers: Mutex::default(),
+            opening: Mutex::default(),
+            suspects: Mutex::default(),
+            stopping: AtomicBool::new(false),
+            task: Mutex::default(),
+            runtime: runtime.clone(),
+        });
+        let task = runtime.spawn(run(Arc::downgrade(&core), events));
+        *locked(&core.task) = Some(task);
+        core
+    }
+
+    /// Names the owner of the wallets; the first one stays.
+    pub fn set_host(&self, host: Weak<dyn Host>) {
+        let _ = self.host.set(host);
+    }
+
+    pub(super) fn host(&self) -> Option<Arc<dyn Host>> {
+        self.host.get().and_then(Weak::upgrade)
+    }
+
+    pub fn me(&self) -> MemberId {
+        self.me
+    }
+
+    pub fn identity(&self) -> &SigningIdentity {
+        &self.identity
+    }
+
+    pub fn carrier(&self) -> &Arc<dyn Carrier> {
+        &self.carrier
+    }
+
+    pub fn chain(&self) -> &Arc<dyn ChainView> {
+        &self.chain
+    }
+
+    pub fn network(&self) -> Network {
+        self.chain.network()
+    }
+
+    pub fn genesis(&self) -> BlockHash {
+        self.chain.genesis()
+    }
+
+    pub fn policy(&self) -> Policy {
+        locked(&self.policy).clone()
+    }
+
+    pub fn set_policy(&self, policy: Policy) {
+        *locked(&self.policy) = policy;
+    }
+
+    pub fn sessions(&self) -> Vec<SessionInfo> {
+        self.sessions.list().into_iter().filter(|row| row.kind != SessionKind::Probe).collect()
+    }
+
+    /// Ends one session by its id.
+    pub fn abort_session(&self, id: &SessionId) -> bool {
+        self.sessions.stop(id)
+    }
+
+    pub fn holding(&self, wallet: &WalletId) -> Option<Arc<Holding>> {
+        locked(&self.holdings).get(wallet).cloned()
+    }
+
+    pub fn holding_named(&self, name: &str) -> Option<Arc<Holding>> {
+        locked(&self.holdings).values().find(|holding| holding.name() == name).cloned()
+    }
+
+    pub fn holdings(&self) -> Vec<Arc<Holding>> {
+        locked(&self.holdings).values().cloned().collect()
+    }
+
+    pub(super) fn hold(&self, holding: Arc<Holding>) {
+        locked(&self.holdings).insert(holding.wallet(), holding);
+    }
+
+    /// Takes a name for a wallet that is being made; none if it is taken.
+    pub(super) fn reserve(self: &Arc<Self>, name: &str) -> Option<ReservedName> {
+        let fresh = locked(&self.names).insert(name.to_owned());
+        fresh.then(|| ReservedName { core: Arc::clone(self), name: name.to_owned() })
+    }
+
+    pub(super) fn pending(&self) -> Vec<Arc<Pending>> {
+        locked(&self.pending).clone()
+    }
+
+    pub(super) fn add_pending(&self, pending: Arc<Pending>) {
+        locked(&self.pending).push(pending);
+    }
+
+    /// True for the one caller that took it.
+    pub(super) fn take_pending(&self, pending: &Arc<Pending>) -> bool {
+        let mut all = locked(&self.pending);
+        let before = all.len();
+        all.retain(|other| !Arc::ptr_eq(other, pending));
+        all.len() < before
+    }
+
+    pub(super) fn is_online(&self, member: &MemberId) -> bool {
+        self.carrier.is_online(&peer_id_of(member.0))
+    }
+
+    /// A member that let a deadline pass and was not heard since.
+    pub(super) fn is_suspect(&self, member: &MemberId) -> bool {
+        locked(&self.suspects).contains(member)
+    }
+
+    pub(super) fn suspect(&self, member: MemberId) {
+        locked(&self.suspects).insert(member);
+    }
+
+    pub(super) fn fresh_session(&self) -> SessionId {
+        let mut id = [0; 32];
+        rand::rngs::OsRng.fill_bytes(&mut id);
+        SessionId(id)
+    }
+
+    pub(super) fn fresh_seed(&self) -> [u8; 32] {
+        self.fresh_session().0
+    }
+
+    /// Signs, frames and queues one message. False if the member cannot be reached now.
+    pub(super) fn send(&self, topic: &Topic, round: u16, to: MemberId, message: &Message) -> bool {
+        let frame = match wire::seal(&self.identity, topic, round, to, message) {
+            Ok(frame) => frame,
+            Err(error) => {
+                tracing::warn!(session = %topic.session, %to, %error, "message not sent");
+                return false;
+            }
+        };
+        match self.carrier.send(&peer_id_of(to.0), frame) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::debug!(session = %topic.session, %to, %error, "message not sent");
+                false
+            }
+        }
+    }
+
+    pub(super) fn refuse(&self, topic: &Topic, to: MemberId, refusal: Refusal) {
+        tracing::info!(session = %topic.session, coordinator = %to, reason = %refusal, "request refused");
+        self.send(topic, 0, to, &Message::Refuse(refusal));
+    }
+
+    /// What this member says of itself to a peer.
+    pub(super) fn status(&self, asker: &MemberId) -> Status {
+        let tip = self.chain.tip();
+        let wallets = self
+            .holdings()
+            .iter()
+            .filter(|holding| holding.index_of(asker).is_some())
+            .map(|holding| WalletStatus {
+                wallet: holding.wallet(),
+                name: holding.name().to_owned(),
+                epoch: holding.epoch(),
+                locked: false,
+                marks: holding.marks(),
+            })
+            .collect();
+        Status { version: wire::PROTOCOL_VERSION, tip_height: tip.height, tip: tip.hash, wallets }
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Runs blocking work of this co-signer.
+    pub(super) fn spawn(self: &Arc<Self>, work: impl FnOnce(&Arc<Self>) + Send + 'static) {
+        let core = Arc::clone(self);
+        self.runtime.spawn_blocking(move || work(&core));
+    }
+
+    /// Ends all sessions and the event loop. Blocks for a few seconds at most.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.sessions.stop_all(None, STOP_PATIENCE);
+        if let Some(task) = locked(&self.task).take() {
+            task.abort();
+        }
+        locked(&self.holdings).clear();
+        locked(&self.pending).clear();
+    }
+
+    /// Ends the sessions of one wallet and closes its share.
+    pub fn release(&self, wallet: WalletId) {
+        let holding = locked(&self.holdings).remove(&wallet);
+        if holding.is_some() {
+            self.sessions.stop_all(Some(wallet), STOP_PATIENCE);
+        }
+    }
+
+    fn member_of(&self, peer: &PeerId) -> Option<MemberId> {
+        let mut peers = locked(&self.peers);
+        if let Some(member) = peers.get(peer) {
+            return Some(*member);
+        }
+        let member = MemberId(public_key_of(peer)?);
+        peers.insert(*peer, member);
+        Some(member)
+    }
+
+    fn heard(&self, member: &MemberId) {
+        let mut suspects = locked(&self.suspects);
+        if !suspects.is_empty() {
+            suspects.remove(member);
+        }
+    }
+
+    fn on_event(self: &Arc<Self>, event: Event) {
+        match event {
+            Event::Up(peer) => {
+                let Some(member) = self.member_of(&peer) else { return };
+                tracing::info!(%peer, "co-signer connected");
+                self.heard(&member);
+                self.spawn(move |core| {
+                    keygen::resolve_pending(core);
+                    lease::compare_marks(core, member);
+                });
+            }
+            Event::Down(peer, reason) => {
+                let Some(member) = self.member_of(&peer) else { return };
+                tracing::info!(%peer, %reason, "co-signer disconnected");
+                self.sessions.peer_down(member);
+            }
+            Event::Frame { from, bytes } => {
+                let Some(member) = self.member_of(&from) else { return };
+                self.heard(&member);
+                match Frame::parse(bytes) {
+                    Ok(frame) if frame.opens => self.admit(member, frame),
+                    Ok(frame) => self.sessions.deliver(frame.session, member, frame.envelope),
+                    Err(error) => tracing::warn!(peer = %from, %error, "frame dropped"),
+                }
+            }
+        }
+    }
+
+    fn admit(self: &Arc<Self>, from: MemberId, frame: Frame) {
+        {
+            let mut opening = locked(&self.opening);
+            let count = opening.entry(from).or_default();
+            if *count >= MAX_OPENING_PER_PEER {
+                tracing::warn!(%from, "too many requests at a time; dropped");
+                return;
+            }
+            *count += 1;
+        }
+        self.spawn(move |core| {
+            match wire::open_first(&frame, core.me, from) {
+                Ok((topic, message)) => core.begin(from, topic, message),
+                Err(error) => tracing::warn!(%from, %error, "request dropped"),
+            }
+            let mut opening = locked(&core.opening);
+            if let Some(count) = opening.get_mut(&from) {
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    opening.remove(&from);
+                }
+            }
+        });
+    }
+
+    /// A request of another member, on its own blocking thread.
+    fn begin(self: &Arc<Self>, from: MemberId, topic: Topic, message: Message) {
+        match message {
+            Message::Probe => {
+                self.send(&topic, 0, from, &Message::Status(self.status(&from)));
+            }
+            Message::Invite(invitation) => keygen::invited(self, from, topic, invitation),
+            Message::AskOutcome(ceremony) => keygen::asked(self, from, topic, ceremony),
+            Message::Lease(ranges) => lease::asked(self, from, topic, &ranges),
+            Message::Sign(request) => signing::asked(self, from, topic, request),
+            // `open_first` lets nothing else through.
+            _ => {}
+        }
+    }
+
+    /// The row of a session that this member starts.
+    pub(super) fn session_info(&self, topic: &Topic, kind: SessionKind, coordinator: MemberId) -> SessionInfo {
+        let now = self.chain.now();
+        SessionInfo {
+            id: topic.session,
+            wallet: (topic.wallet != NO_WALLET).then_some(topic.wallet),
+            kind,
+            state: "starting",
+            coordinator,
+            signers: Vec::new(),
+            txid: None,
+            started: now,
+            expires: now.saturating_add(self.signing_timeout.as_secs()),
+            waiting_for: Vec::new(),
+        }
+    }
+
+    /// A topic of a session about no wallet, or about one in its first epoch.
+    pub(super) fn fresh_topic(&self, wallet: WalletId, epoch: Epoch) -> Topic {
+        Topic { wallet, epoch, session: self.fresh_session() }
+    }
+}
+
+/// A name that no other ceremony may use meanwhile.
+pub(super) struct ReservedName {
+    core: Arc<Core>,
+    name: String,
+}
+
+impl Drop for ReservedName {
+    fn drop(&mut self) {
+        locked(&self.core.names).remove(&self.name);
+    }
+}
+
+impl From<OpenError> for Refusal {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::TooMany | OpenError::Stopping => Self::Busy,
+            OpenError::Twice => Self::Malformed("the session exists already".to_owned()),
+        }
+    }
+}
+
+async fn run(core: Weak<Core>, mut events: Events) {
+    while let Some(event) = events.recv().await {
+        let Some(core) = core.upgrade() else { return };
+        core.on_event(event);
+    }
+}

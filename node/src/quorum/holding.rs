@@ -1,0 +1,314 @@
+//! One wallet's share in the hands of this member, with what it promised about it.
+//!
+//! Owns the directory's marker of a complete wallet, the wallet's facts (from the invitation), address leases it
+//! granted and payments it signed for by name. A promise is on the disk before anyone hears of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bitcoin::hashes::{Hash, sha256};
+use bitcoin::{OutPoint, Txid};
+use rand::RngCore;
+use serde::{Deserialize, Serialize};
+use tss_wallet::seal::SealKey;
+use tss_wallet::store::{Ban, Batch, StoreError, Sync};
+use tss_wallet::wallet::keychain::{ChainId, Keychains};
+use tss_wallet::{Epoch, Family, KeyShare, MemberId, PartyIndex, PublicKeys, ShareStore, WalletDb, WalletId};
+
+use super::wire::{Invitation, LeaseRange};
+
+/// The file that says that all members hold their shares: the wallet lives.
+const COMPLETE: &str = "complete";
+const FACTS_KEY: &[u8] = b"invitation";
+const CEREMONY_KEY: &[u8] = b"ceremony";
+const MARK_PREFIX: &[u8] = b"mark/";
+const PAYMENT_PREFIX: &[u8] = b"payment/";
+/// How far a mark of another member may lie above one's own: no liar exhausts the indexes.
+const MAX_MARK_JUMP: u32 = 20_000;
+
+/// Why a share could not be opened or a promise not kept.
+#[derive(Debug, thiserror::Error)]
+pub enum HoldingError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Share(#[from] tss_wallet::store::ShareStoreError),
+    #[error(transparent)]
+    Seal(#[from] tss_wallet::seal::SealError),
+    #[error("{path}: {error}")]
+    Io { path: PathBuf, error: std::io::Error },
+    #[error("the wallet in {0} is damaged: {1}")]
+    Damaged(PathBuf, &'static str),
+}
+
+/// One wallet of this member.
+pub struct Holding {
+    name: String,
+    dir: PathBuf,
+    facts: Invitation,
+    share: Arc<KeyShare>,
+    keys: Keychains,
+    db: Arc<WalletDb>,
+    store: ShareStore,
+    marks: Mutex<BTreeMap<ChainId, u32>>,
+    payments: Mutex<()>,
+    bans: Mutex<BTreeSet<PartyIndex>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Payment {
+    txid: Txid,
+    /// Inputs that every transaction signed under the name has in common.
+    inputs: Vec<OutPoint>,
+}
+
+/// A directory holds a wallet that lives.
+pub fn is_complete(dir: &Path) -> bool {
+    dir.join(COMPLETE).is_file()
+}
+
+/// A directory holds a database of ours, complete or not.
+pub fn is_ours(dir: &Path) -> bool {
+    dir.join("db").join("CURRENT").is_file()
+}
+
+/// Makes a wallet live: durable when this returns.
+pub fn set_complete(dir: &Path) -> Result<(), HoldingError> {
+    let path = dir.join(COMPLETE);
+    let failed = |error| HoldingError::Io { path: path.clone(), error };
+    fs::File::create(&path).and_then(|file| file.sync_all()).map_err(failed)?;
+    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
+}
+
+/// Stores what a wallet is, before its share.
+pub fn store_facts(db: &WalletDb, ceremony: &[u8; 32], facts: &Invitation) -> Result<(), HoldingError> {
+    let encoded = postcard::to_allocvec(facts)
+        .map_err(|_| HoldingError::Damaged(db.path().to_owned(), "its description cannot be written"))?;
+    let mut batch = Batch::new();
+    batch.put(Family::Claims, FACTS_KEY, encoded);
+    batch.put(Family::Claims, CEREMONY_KEY, ceremony.as_slice());
+    Ok(db.write(&batch, Sync::Yes)?)
+}
+
+/// The ceremony and the facts of a wallet, complete or not; none if the ceremony never came that far.
+pub fn stored_facts(db: &WalletDb) -> Result<Option<([u8; 32], Invitation)>, HoldingError> {
+    let damaged = |what| HoldingError::Damaged(db.path().to_owned(), what);
+    let (Some(facts), Some(ceremony)) = (db.get(Family::Claims, FACTS_KEY)?, db.get(Family::Claims, CEREMONY_KEY)?)
+    else {
+        return Ok(None);
+    };
+    let facts = postcard::from_bytes(&facts).map_err(|_| damaged("its description cannot be read"))?;
+    let ceremony = ceremony.try_into().map_err(|_| damaged("the id of its ceremony cannot be read"))?;
+    Ok(Some((ceremony, facts)))
+}
+
+/// Seals and stores a share; durable when this returns.
+pub fn store_share(
+    db: &Arc<WalletDb>,
+    seal_key: &Path,
+    me: MemberId,
+    share: &KeyShare,
+    random: &[u8; 32],
+) -> Result<(), HoldingError> {
+    let key = SealKey::load_or_create(seal_key, random)?;
+    let mut nonce = [0; 24];
+    rand::rngs::OsRng.fill_bytes(&mut nonce);
+    Ok(ShareStore::new(Arc::clone(db), me).put_active(share, &key, &nonce)?)
+}
+
+/// Whether the database holds a share of this member.
+pub fn has_share(db: &Arc<WalletDb>, me: MemberId) -> Result<bool, HoldingError> {
+    let public = ShareStore::new(Arc::clone(db), me).public()?;
+    Ok(public.is_some_and(|keys| keys.roster.index_of(&me).is_some()))
+}
+
+/// The wallet whose share the database holds.
+pub fn wallet_of(db: &Arc<WalletDb>, me: MemberId) -> Result<WalletId, HoldingError> {
+    let public = ShareStore::new(Arc::clone(db), me).public()?;
+    public.map(|keys| keys.wallet).ok_or_else(|| HoldingError::Damaged(db.path().to_owned(), "it holds no share"))
+}
+
+impl Holding {
+    /// Opens the share in a directory whose database is open.
+    pub fn open(
+        name: &str,
+        dir: &Path,
+        db: Arc<WalletDb>,
+        seal_key: &Path,
+        me: MemberId,
+    ) -> Result<Self, HoldingError> {
+        let damaged = |what| HoldingError::Damaged(dir.to_owned(), what);
+        let (_, facts) = stored_facts(&db)?.ok_or_else(|| damaged("it has no description"))?;
+        let store = ShareStore::new(Arc::clone(&db), me);
+        let share = store.unlock(&SealKey::load(seal_key)?)?;
+        let accounts = share.public().accounts().map_err(|_| damaged("its accounts cannot be derived"))?;
+        let keys = Keychains::new(share.public().network, &accounts).map_err(|_| damaged("its accounts do not fit"))?;
+        let mut marks = BTreeMap::new();
+        for (key, value) in db.rows_with_prefix(Family::Claims, MARK_PREFIX)? {
+            let chain: ChainId = key
+                .strip_prefix(MARK_PREFIX)
+                .and_then(|key| postcard::from_bytes(key).ok())
+                .ok_or_else(|| damaged("a lease cannot be read"))?;
+            let mark = <[u8; 4]>::try_from(value.as_slice()).map_err(|_| damaged("a lease cannot be read"))?;
+            marks.insert(chain, u32::from_be_bytes(mark));
+        }
+        let bans = store.banned_parties(share.public())?;
+        Ok(Self {
+            name: name.to_owned(),
+            dir: dir.to_owned(),
+            facts,
+            share: Arc::new(share),
+            keys,
+            db,
+            store,
+            marks: Mutex::new(marks),
+            payments: Mutex::new(()),
+            bans: Mutex::new(bans),
+        })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub fn facts(&self) -> &Invitation {
+        &self.facts
+    }
+
+    pub fn db(&self) -> &Arc<WalletDb> {
+        &self.db
+    }
+
+    pub fn share(&self) -> &Arc<KeyShare> {
+        &self.share
+    }
+
+    pub fn public(&self) -> &Arc<PublicKeys> {
+        self.share.public()
+    }
+
+    pub fn keys(&self) -> &Keychains {
+        &self.keys
+    }
+
+    pub fn wallet(&self) -> WalletId {
+        self.public().wallet
+    }
+
+    pub fn epoch(&self) -> Epoch {
+        self.public().epoch
+    }
+
+    pub fn me(&self) -> PartyIndex {
+        self.share.me()
+    }
+
+    pub fn threshold(&self) -> u8 {
+        self.public().roster.threshold()
+    }
+
+    pub fn members(&self) -> &[MemberId] {
+        self.public().roster.members()
+    }
+
+    /// All members but this one.
+    pub fn others(&self) -> impl Iterator<Item = MemberId> + '_ {
+        let me = self.public().roster.member(self.me()).copied();
+        self.members().iter().copied().filter(move |member| Some(*member) != me)
+    }
+
+    pub fn index_of(&self, member: &MemberId) -> Option<PartyIndex> {
+        self.public().roster.index_of(member)
+    }
+
+    pub fn bans(&self) -> BTreeSet<PartyIndex> {
+        self.bans.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Never again with this member, until the pair is set up anew. In force even if it could not be stored.
+    pub fn ban(&self, party: PartyIndex, reason: String, now: u64) -> Result<(), HoldingError> {
+        self.bans.lock().unwrap_or_else(PoisonError::into_inner).insert(party);
+        let member = self.public().roster.member(party).copied();
+        let member = member.ok_or_else(|| HoldingError::Damaged(self.dir.clone(), "a ban of no member"))?;
+        Ok(self.store.ban(&Ban { member, epoch: self.epoch(), time_seconds: now, reason })?)
+    }
+
+    /// The first index of each chain that this member granted to nobody.
+    pub fn marks(&self) -> Vec<(ChainId, u32)> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|(chain, mark)| (*chain, *mark)).collect()
+    }
+
+    /// Grants ranges, all or none; durable when this returns. False if one of them begins below a mark.
+    pub fn grant(&self, ranges: &[LeaseRange]) -> Result<bool, HoldingError> {
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        if ranges.iter().any(|range| {
+            let mark = marks.get(&range.chain).copied().unwrap_or(0);
+            range.first < mark || range.first > mark.saturating_add(MAX_MARK_JUMP)
+        }) {
+            return Ok(false);
+        }
+        let raised: Vec<(ChainId, u32)> =
+            ranges.iter().map(|range| (range.chain, range.first.saturating_add(range.count))).collect();
+        self.store_marks(&raised)?;
+        marks.extend(raised);
+        Ok(true)
+    }
+
+    /// Takes over the marks of another member, within reason.
+    pub fn raise_marks(&self, others: &[(ChainId, u32)]) -> Result<(), HoldingError> {
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        let raised: Vec<(ChainId, u32)> = others
+            .iter()
+            .filter_map(|(chain, theirs)| {
+                let mine = marks.get(chain).copied().unwrap_or(0);
+                let mark = (*theirs).min(mine.saturating_add(MAX_MARK_JUMP));
+                (mark > mine).then_some((*chain, mark))
+            })
+            .collect();
+        if !raised.is_empty() {
+            self.store_marks(&raised)?;
+            marks.extend(raised);
+        }
+        Ok(())
+    }
+
+    fn store_marks(&self, marks: &[(ChainId, u32)]) -> Result<(), HoldingError> {
+        let mut batch = Batch::new();
+        for (chain, mark) in marks {
+            let chain = postcard::to_allocvec(chain)
+                .map_err(|_| HoldingError::Damaged(self.dir.clone(), "a lease cannot be written"))?;
+            batch.put(Family::Claims, [MARK_PREFIX, &chain].concat(), mark.to_be_bytes());
+        }
+        Ok(self.db.write(&batch, Sync::Yes)?)
+    }
+
+    /// Notes that a transaction is signed under a user's own name for the payment; durable when this returns. False
+    /// if another one was signed under it that could confirm beside this one.
+    pub fn remember_payment(&self, name: &str, txid: Txid, inputs: &[OutPoint]) -> Result<bool, HoldingError> {
+        let _guard = self.payments.lock().unwrap_or_else(PoisonError::into_inner);
+        let damaged = || HoldingError::Damaged(self.dir.clone(), "a payment cannot be read");
+        let key = [PAYMENT_PREFIX, sha256::Hash::hash(name.as_bytes()).as_byte_array().as_slice()].concat();
+        let mut common = inputs.to_vec();
+        if let Some(stored) = self.db.get(Family::Claims, &key)? {
+            let known: Payment = postcard::from_bytes(&stored).map_err(|_| damaged())?;
+            if known.txid == txid {
+                return Ok(true);
+            }
+            common.retain(|input| known.inputs.contains(input));
+            if common.is_empty() {
+                return Ok(false);
+            }
+        }
+        let value = postcard::to_allocvec(&Payment { txid, inputs: common }).map_err(|_| damaged())?;
+        let mut batch = Batch::new();
+        batch.put(Family::Claims, key, value);
+        self.db.write(&batch, Sync::Yes)?;
+        Ok(true)
+    }
+}

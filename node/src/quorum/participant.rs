@@ -1,0 +1,216 @@
+//! A member's part in a signature that another one coordinates.
+//!
+//! Checks the request by itself ([`super::check`]), then runs the protocol until it is through, or until the
+//! coordinator, the deadline or a failed check ends it. What it refuses, it refuses by name.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tss_wallet::sign::Verdict;
+use tss_wallet::wallet::keychain::AddressType;
+use tss_wallet::{MemberId, Outgoing, PartyIndex, Recipient, SignError, SignItem, SignParams, SigningSession};
+
+use super::check::{self, Checked};
+use super::core::Core;
+use super::holding::Holding;
+use super::link::{Heard, Link};
+use super::refusal::Refusal;
+use super::sessions::{OpenError, SessionKind};
+use super::wire::{Blob, Message, SignRequest, Subject, Topic};
+
+/// How long a participant waits for others before it tells the coordinator that it is stuck.
+const STUCK_AFTER: Duration = Duration::from_millis(900);
+/// More for each item: they are computed one after the other.
+const STUCK_PER_ITEM: Duration = Duration::from_millis(20);
+/// Longest a coordinator may ask for.
+const MAX_PATIENCE: Duration = Duration::from_secs(60);
+
+pub(super) fn needs_ecdsa(items: &[SignItem]) -> bool {
+    items.iter().any(|item| item.key.chain.address_type != AddressType::Bech32m)
+}
+
+pub(super) fn sign_items(checked: &Checked) -> Vec<SignItem> {
+    checked.items.iter().map(|item| SignItem { key: item.key.id, message: item.message }).collect()
+}
+
+/// Sends what a machine wants sent, one message to each peer. Answers with those who cannot be reached.
+pub(super) fn post(link: &Link<'_>, holding: &Holding, outgoing: Vec<Outgoing>) -> BTreeSet<MemberId> {
+    let mut unreachable = BTreeSet::new();
+    for other in link.others() {
+        let Some(index) = holding.index_of(other) else { continue };
+        let for_it = |to: &Recipient| match to {
+            Recipient::All => true,
+            Recipient::One(party) => *party == index,
+        };
+        let mut round = 0;
+        let mut bodies = Vec::new();
+        for message in outgoing.iter().filter(|message| for_it(&message.to)) {
+            round = message.round();
+            bodies.push(Blob(message.body.clone()));
+        }
+        if !bodies.is_empty() && !link.send(*other, round, &Message::Protocol(bodies)) {
+            unreachable.insert(*other);
+        }
+    }
+    unreachable
+}
+
+/// Another member asks for this one's part.
+pub fn asked(core: &Arc<Core>, from: MemberId, topic: Topic, request: SignRequest) {
+    let holding = match core.holding(&topic.wallet) {
+        Some(holding) if holding.index_of(&from).is_some() => holding,
+        _ => return core.refuse(&topic, from, Refusal::UnknownWallet),
+    };
+    if let Err(refusal) = take_part(core, &holding, from, topic, request) {
+        core.refuse(&topic, from, refusal);
+    }
+}
+
+fn signers_of(holding: &Holding, from: &MemberId, raw: &[u8]) -> Result<Vec<PartyIndex>, Refusal> {
+    let signers = raw
+        .iter()
+        .map(|index| PartyIndex::new(*index).ok().filter(|party| holding.public().roster.contains(*party)))
+        .collect::<Option<Vec<PartyIndex>>>()
+        .ok_or_else(|| Refusal::Malformed("a signer outside the roster".to_owned()))?;
+    let ascending = signers.windows(2).all(|pair| pair[0] < pair[1]);
+    if !ascending || signers.len() != usize::from(holding.threshold()) {
+        return Err(Refusal::Malformed("the set of signers".to_owned()));
+    }
+    let coordinator = holding.index_of(from);
+    if !signers.contains(&holding.me()) || !coordinator.is_some_and(|index| signers.contains(&index)) {
+        return Err(Refusal::NotASigner);
+    }
+    Ok(signers)
+}
+
+fn take_part(
+    core: &Core,
+    holding: &Holding,
+    from: MemberId,
+    topic: Topic,
+    request: SignRequest,
+) -> Result<(), Refusal> {
+    if holding.epoch() != topic.epoch {
+        return Err(Refusal::OtherEpoch(holding.epoch().0));
+    }
+    let signers = signers_of(holding, &from, &request.signers)?;
+    let key = request.idempotency_key.as_deref();
+    let checked = check::check(&topic.wallet, holding.keys(), core.chain.as_ref(), &request.subject, key)?;
+    let items = sign_items(&checked);
+    let banned = holding.bans();
+    if needs_ecdsa(&items) && let Some(party) = signers.iter().find(|party| banned.contains(party)) {
+        return Err(Refusal::Excluded(u16::from(party.get())));
+    }
+    if let (Some(key), Some(txid)) = (key, checked.txid)
+        && !holding.remember_payment(key, txid, &checked.inputs).map_err(|error| Refusal::Storage(error.to_string()))?
+    {
+        return Err(Refusal::OtherTransaction);
+    }
+    let kind = match request.subject {
+        Subject::Transaction { .. } => SessionKind::Transaction,
+        Subject::Message { .. } => SessionKind::Message,
+    };
+    let members: Vec<MemberId> =
+        signers.iter().filter_map(|party| holding.public().roster.member(*party).copied()).collect();
+    let mut info = core.session_info(&topic, kind, from);
+    info.signers.clone_from(&members);
+    info.txid = checked.txid;
+    let inbox = match core.sessions.open(info) {
+        Ok(inbox) => inbox,
+        // The carrier brought the same request twice.
+        Err(OpenError::Twice) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let link = Link::new(core, topic, inbox, members);
+    let params = SignParams { session: topic.session, signers, items, banned };
+    let patience = Duration::from_millis(u64::from(request.patience_ms)).min(MAX_PATIENCE);
+    run(core, holding, from, &link, &params, patience)
+}
+
+fn run(
+    core: &Core,
+    holding: &Holding,
+    coordinator: MemberId,
+    link: &Link<'_>,
+    params: &SignParams,
+    patience: Duration,
+) -> Result<(), Refusal> {
+    let deadline = Instant::now() + patience;
+    let stuck_after = STUCK_AFTER + STUCK_PER_ITEM * u32::try_from(params.items.len()).unwrap_or(u32::MAX).min(2_000);
+    let started = SigningSession::start(Arc::clone(holding.share()), params, &core.fresh_seed());
+    let (mut session, outgoing) = started.map_err(|error| failed(core, holding, link, &error))?;
+    post(link, holding, outgoing);
+    let mut told = false;
+    let mut next_deadline = (Instant::now() + stuck_after).min(deadline);
+    while session.finished().is_none() {
+        let waiting: Vec<MemberId> = members_of(holding, &session.waiting_for());
+        link.note("signing", waiting.iter().copied());
+        match link.next(next_deadline) {
+            Heard::Message(from, Message::Protocol(bodies)) => {
+                let Some(index) = holding.index_of(&from) else { continue };
+                for body in bodies {
+                    match session.receive(index, &body.0) {
+                        Ok(outgoing) => {
+                            post(link, holding, outgoing);
+                        }
+                        Err(error) if error.verdict() == Verdict::Dropped => {
+                            tracing::warn!(session = %link.topic().session, %from, %error, "message dropped");
+                        }
+                        Err(error) => return Err(failed(core, holding, link, &error)),
+                    }
+                }
+                told = false;
+                next_deadline = (Instant::now() + stuck_after).min(deadline);
+            }
+            // Only the coordinator decides that an attempt is over; what others report, it hears itself.
+            Heard::Message(from, Message::Refuse(reason)) if from == coordinator => {
+                tracing::info!(session = %link.topic().session, %reason, "the coordinator ended the attempt");
+                return Ok(());
+            }
+            Heard::Message(..) => {}
+            Heard::Down(member) if member == coordinator => {
+                tracing::info!(session = %link.topic().session, "the coordinator is gone; attempt dropped");
+                return Ok(());
+            }
+            Heard::Down(member) => {
+                link.send(coordinator, 0, &Message::Stuck(vec![member]));
+            }
+            Heard::Stop => return Err(Refusal::Aborted("stopped by its operator".to_owned())),
+            Heard::Deadline if Instant::now() >= deadline => return Ok(()),
+            Heard::Deadline => {
+                if !told {
+                    link.send(coordinator, 0, &Message::Stuck(waiting));
+                    told = true;
+                }
+                next_deadline = deadline;
+            }
+        }
+    }
+    tracing::info!(session = %link.topic().session, wallet = holding.name(), items = params.items.len(), "signed");
+    Ok(())
+}
+
+pub(super) fn members_of(holding: &Holding, parties: &[PartyIndex]) -> Vec<MemberId> {
+    parties.iter().filter_map(|party| holding.public().roster.member(*party).copied()).collect()
+}
+
+/// Writes a ban down before anything else leaves, then names the reason.
+fn failed(core: &Core, holding: &Holding, link: &Link<'_>, error: &SignError) -> Refusal {
+    note_failure(core, holding, link, error);
+    match (error.verdict(), error.culprit()) {
+        (Verdict::Ban, Some(party)) => Refusal::Excluded(u16::from(party.get())),
+        _ => Refusal::Failed(error.to_string()),
+    }
+}
+
+/// Logs a failure with its culprit; a ban is durable when this returns.
+pub(super) fn note_failure(core: &Core, holding: &Holding, link: &Link<'_>, error: &SignError) {
+    let session = link.topic().session;
+    tracing::warn!(%session, wallet = holding.name(), culprit = ?error.culprit(), %error, "signing failed");
+    if error.verdict() == Verdict::Ban && let Some(party) = error.culprit() {
+        if let Err(error) = holding.ban(party, error.to_string(), core.chain.now()) {
+            tracing::error!(%session, %error, "a ban could not be stored; it holds until restart alone");
+        }
+    }
+}

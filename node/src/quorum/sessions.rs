@@ -1,0 +1,336 @@
+//! The open sessions of one co-signer: where each frame goes, and what `listsigningsessions` shows.
+//!
+//! A session is one thread that waits at its [`Inbox`]; the table here only hands bytes over and never waits. Frames
+//! that come before their session has been opened are kept for a moment: other members may be faster than the
+//! coordinator's request. Refuses more sessions, frames and bytes than the named limits, from each peer and in all.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bitcoin::Txid;
+use tss_wallet::{MemberId, SessionId, WalletId};
+
+/// Sessions one co-signer takes part in at a time.
+pub const MAX_SESSIONS: usize = 256;
+/// Of these, sessions that one member started.
+pub const MAX_SESSIONS_PER_PEER: usize = 64;
+/// Frames that wait at one session.
+const INBOX_FRAMES: usize = 256;
+/// Frames of one peer kept for sessions not yet open.
+const EARLY_FRAMES_PER_PEER: usize = 64;
+/// Bytes of all such frames.
+const EARLY_BYTES: usize = 64 << 20;
+/// How long they are kept.
+const EARLY_AGE: Duration = Duration::from_secs(5);
+
+/// What reaches a session.
+#[derive(Debug)]
+pub enum Inbound {
+    /// An envelope, not yet opened.
+    Frame { from: MemberId, envelope: Vec<u8> },
+    /// The connection to a member ended; what was sent may be lost.
+    Down(MemberId),
+    /// The operator, or the end of the process, wants it to end.
+    Stop,
+}
+
+/// What a session does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionKind {
+    Probe,
+    KeyGeneration,
+    Lease,
+    Transaction,
+    Message,
+}
+
+impl SessionKind {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Probe => "probe",
+            Self::KeyGeneration => "keygeneration",
+            Self::Lease => "lease",
+            Self::Transaction => "transaction",
+            Self::Message => "message",
+        }
+    }
+}
+
+/// One row of `listsigningsessions`.
+#[derive(Debug, Clone)]
+pub struct SessionInfo {
+    pub id: SessionId,
+    pub wallet: Option<WalletId>,
+    pub kind: SessionKind,
+    pub state: &'static str,
+    pub coordinator: MemberId,
+    pub signers: Vec<MemberId>,
+    pub txid: Option<Txid>,
+    /// Seconds since the Unix epoch.
+    pub started: u64,
+    pub expires: u64,
+    pub waiting_for: Vec<MemberId>,
+}
+
+/// Why no session could be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    #[error("too many sessions are open")]
+    TooMany,
+    #[error("this session is open already")]
+    Twice,
+    #[error("the co-signer is stopping")]
+    Stopping,
+}
+
+struct Entry {
+    info: SessionInfo,
+    frames: SyncSender<Inbound>,
+}
+
+struct Early {
+    session: SessionId,
+    from: MemberId,
+    envelope: Vec<u8>,
+    at: Instant,
+}
+
+#[derive(Default)]
+struct Table {
+    open: HashMap<SessionId, Entry>,
+    early: VecDeque<Early>,
+    early_bytes: usize,
+    stopping: bool,
+}
+
+impl Table {
+    fn forget_old(&mut self, now: Instant) {
+        while let Some(oldest) = self.early.front() {
+            if now.duration_since(oldest.at) < EARLY_AGE && self.early_bytes <= EARLY_BYTES {
+                return;
+            }
+            self.early_bytes = self.early_bytes.saturating_sub(oldest.envelope.len());
+            self.early.pop_front();
+        }
+    }
+}
+
+/// The table of open sessions. Clones share it.
+#[derive(Clone, Default)]
+pub struct Sessions {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    table: Mutex<Table>,
+    closed: Condvar,
+}
+
+impl Sessions {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.shared.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens a session; frames that came early are waiting in its inbox.
+    pub fn open(&self, info: SessionInfo) -> Result<Inbox, OpenError> {
+        let mut table = self.table();
+        if table.stopping {
+            return Err(OpenError::Stopping);
+        }
+        if table.open.contains_key(&info.id) {
+            return Err(OpenError::Twice);
+        }
+        let by_peer = table.open.values().filter(|entry| entry.info.coordinator == info.coordinator).count();
+        if table.open.len() >= MAX_SESSIONS || by_peer >= MAX_SESSIONS_PER_PEER {
+            return Err(OpenError::TooMany);
+        }
+        let (frames, receiver) = sync_channel(INBOX_FRAMES);
+        table.forget_old(Instant::now());
+        let id = info.id;
+        let mut kept = VecDeque::with_capacity(table.early.len());
+        for early in std::mem::take(&mut table.early) {
+            if early.session == id {
+                table.early_bytes = table.early_bytes.saturating_sub(early.envelope.len());
+                // The inbox is empty and larger than what a peer may send early.
+                let _ = frames.try_send(Inbound::Frame { from: early.from, envelope: early.envelope });
+            } else {
+                kept.push_back(early);
+            }
+        }
+        table.early = kept;
+        table.open.insert(id, Entry { info, frames });
+        Ok(Inbox { id, frames: receiver, sessions: self.clone() })
+    }
+
+    pub fn is_open(&self, id: &SessionId) -> bool {
+        self.table().open.contains_key(id)
+    }
+
+    /// Hands a frame to its session, or keeps it for a moment. A session that does not read is stopped.
+    pub fn deliver(&self, id: SessionId, from: MemberId, envelope: Vec<u8>) {
+        let mut table = self.table();
+        if let Some(entry) = table.open.get(&id) {
+            if let Err(TrySendError::Full(_)) = entry.frames.try_send(Inbound::Frame { from, envelope }) {
+                tracing::warn!(session = %id, "a session does not read its frames; dropped");
+                table.open.remove(&id);
+            }
+            return;
+        }
+        let now = Instant::now();
+        let of_peer = table.early.iter().filter(|early| early.from == from).count();
+        if of_peer < EARLY_FRAMES_PER_PEER && table.early_bytes.saturating_add(envelope.len()) <= EARLY_BYTES {
+            table.early_bytes += envelope.len();
+            table.early.push_back(Early { session: id, from, envelope, at: now });
+        }
+        table.forget_old(now);
+    }
+
+    /// Tells every session that a connection ended.
+    pub fn peer_down(&self, member: MemberId) {
+        let mut table = self.table();
+        table.early.retain(|early| early.from != member);
+        table.early_bytes = table.early.iter().map(|early| early.envelope.len()).sum();
+        for entry in table.open.values() {
+            let _ = entry.frames.try_send(Inbound::Down(member));
+        }
+    }
+
+    /// Asks one session to end. False if there is none of that name.
+    pub fn stop(&self, id: &SessionId) -> bool {
+        self.table().open.get(id).is_some_and(|entry| entry.frames.try_send(Inbound::Stop).is_ok())
+    }
+
+    /// Ends all sessions of a wallet, or all there are and will be. Returns when they are gone, or after `patience`.
+    pub fn stop_all(&self, wallet: Option<WalletId>, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        let mut table = self.table();
+        table.stopping |= wallet.is_none();
+        let concerned = |entry: &Entry| wallet.is_none() || entry.info.wallet == wallet;
+        for entry in table.open.values().filter(|entry| concerned(entry)) {
+            let _ = entry.frames.try_send(Inbound::Stop);
+        }
+        while table.open.values().any(concerned) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                tracing::warn!("sessions are still open at the end of the wait for them");
+                return;
+            }
+            table = self.shared.closed.wait_timeout(table, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    pub fn list(&self) -> Vec<SessionInfo> {
+        let mut rows: Vec<SessionInfo> = self.table().open.values().map(|entry| entry.info.clone()).collect();
+        rows.sort_by_key(|row| (row.started, row.id));
+        rows
+    }
+}
+
+/// Where one session waits. The session is over when this is dropped.
+pub struct Inbox {
+    id: SessionId,
+    frames: Receiver<Inbound>,
+    sessions: Sessions,
+}
+
+impl Inbox {
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// What comes next, or `None` at the deadline.
+    pub fn next(&self, deadline: Instant) -> Option<Inbound> {
+        match self.frames.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(inbound) => Some(inbound),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some(Inbound::Stop),
+        }
+    }
+
+    /// Writes down how far the session is.
+    pub fn note(&self, state: &'static str, waiting_for: impl IntoIterator<Item = MemberId>) {
+        if let Some(entry) = self.sessions.table().open.get_mut(&self.id) {
+            entry.info.state = state;
+            entry.info.waiting_for = waiting_for.into_iter().collect();
+        }
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        self.sessions.table().open.remove(&self.id);
+        self.sessions.shared.closed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+
+    fn info(id: u8, coordinator: u8) -> SessionInfo {
+        SessionInfo {
+            id: SessionId([id; 32]),
+            wallet: None,
+            kind: SessionKind::Transaction,
+            state: "open",
+            coordinator: MemberId([coordinator; 32]),
+            signers: Vec::new(),
+            txid: None,
+            started: 0,
+            expires: 0,
+            waiting_for: Vec::new(),
+        }
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_millis(20)
+    }
+
+    #[test]
+    fn early_frames_reach_the_session_when_it_opens() {
+        let sessions = Sessions::default();
+        sessions.deliver(SessionId([1; 32]), MemberId([2; 32]), vec![7]);
+        let inbox = sessions.open(info(1, 9)).unwrap();
+        assert!(matches!(inbox.next(soon()), Some(Inbound::Frame { envelope, .. }) if envelope == [7]));
+        assert!(inbox.next(soon()).is_none());
+    }
+
+    #[test]
+    fn a_peer_cannot_open_more_than_its_share() {
+        let sessions = Sessions::default();
+        let held: Vec<Inbox> = (0..MAX_SESSIONS_PER_PEER as u8).map(|id| sessions.open(info(id, 9)).unwrap()).collect();
+        assert_eq!(sessions.open(info(200, 9)).err(), Some(OpenError::TooMany));
+        assert!(sessions.open(info(201, 8)).is_ok());
+        drop(held);
+        assert!(sessions.open(info(200, 9)).is_ok());
+    }
+
+    #[test]
+    fn early_frames_of_a_peer_are_bounded() {
+        let sessions = Sessions::default();
+        for _ in 0..2 * EARLY_FRAMES_PER_PEER {
+            sessions.deliver(SessionId([1; 32]), MemberId([2; 32]), vec![0; 10]);
+        }
+        assert_eq!(sessions.table().early.len(), EARLY_FRAMES_PER_PEER);
+        sessions.peer_down(MemberId([2; 32]));
+        assert_eq!(sessions.table().early_bytes, 0);
+    }
+
+    #[test]
+    fn stopping_ends_sessions_and_refuses_new_ones() {
+        let sessions = Sessions::default();
+        let inbox = sessions.open(info(1, 9)).unwrap();
+        let waiter = std::thread::spawn(move || {
+            let stopped = matches!(inbox.next(Instant::now() + Duration::from_secs(5)), Some(Inbound::Stop));
+            drop(inbox);
+            stopped
+        });
+        sessions.stop_all(None, Duration::from_secs(5));
+        assert!(waiter.join().unwrap());
+        assert_eq!(sessions.open(info(1, 9)).err(), Some(OpenError::Stopping));
+    }
+}

@@ -1,0 +1,364 @@
+//! A signature that this member coordinates: who signs, and what happens when somebody does not.
+//!
+//! Takes the first t−1 members that are ready. A member that refuses, fails or vanishes is left out of the next
+//! attempt; one that is merely silent is tried again when there is nobody else. Every attempt is a new session with
+//! new nonces. Ends within the signing timeout, or as soon as fewer than t members are ready, naming who is missing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use keyless_p2p::cosigners::peer_id_of;
+use tss_wallet::sign::{MAX_ECDSA_ITEMS, Verdict};
+use tss_wallet::{MemberId, PartyIndex, SignError, SignParams, Signature, SigningSession};
+
+use super::check::{self, Checked};
+use super::core::Core;
+use super::error::{Missing, MissingList, QuorumError};
+use super::holding::Holding;
+use super::link::{Heard, Link};
+use super::participant::{members_of, needs_ecdsa, note_failure, post, sign_items};
+use super::refusal::Refusal;
+use super::sessions::SessionKind;
+use super::wire::{Message, SignRequest, Subject, Topic};
+
+pub use super::participant::asked;
+
+/// How long an attempt goes on without a message from those it waits for.
+const NO_PROGRESS: Duration = Duration::from_millis(1_400);
+const NO_PROGRESS_PER_ITEM: Duration = Duration::from_millis(30);
+/// ECDSA inputs of one ceremony: the largest message stays below a few megabytes.
+const CHUNK: usize = if MAX_ECDSA_ITEMS < 100 { MAX_ECDSA_ITEMS } else { 100 };
+
+/// Why an attempt ended without signatures.
+enum Failure {
+    /// These members did not do their part.
+    Members(Vec<(Missing, Fault)>),
+    /// These two do not sign with each other.
+    Pair(MemberId, MemberId),
+    /// Nobody can be named: try other signers.
+    Set(String),
+    /// Trying again does not help.
+    Final(QuorumError),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Gone,
+    Refused,
+    Silent,
+}
+
+/// What is known of the other members in the course of one request.
+#[derive(Default)]
+struct Field {
+    out: BTreeMap<MemberId, (Missing, Fault)>,
+    pairs: BTreeSet<(MemberId, MemberId)>,
+    sets: BTreeSet<Vec<MemberId>>,
+}
+
+/// Signs a subject with the quorum. Blocks. Gives one signature for each item of the subject, in its order.
+pub fn sign(
+    core: &Core,
+    holding: &Holding,
+    subject: &Subject,
+    idempotency_key: Option<&str>,
+) -> Result<Vec<Signature>, QuorumError> {
+    let started = Instant::now();
+    let deadline = started + core.signing_timeout;
+    let mut signatures = Vec::new();
+    for part in parts(subject) {
+        let checked = check::check(&holding.wallet(), holding.keys(), core.chain.as_ref(), &part, idempotency_key)
+            .map_err(QuorumError::OwnRefusal)?;
+        let request = Request { core, holding, subject: part, checked, idempotency_key, deadline };
+        signatures.extend(request.run()?);
+    }
+    let wallet = holding.name();
+    tracing::info!(wallet, signatures = signatures.len(), ms = started.elapsed().as_millis(), "signed by the quorum");
+    Ok(signatures)
+}
+
+/// A transaction of very many inputs is signed in several ceremonies.
+fn parts(subject: &Subject) -> Vec<Subject> {
+    match subject {
+        Subject::Transaction { psbt, inputs } if inputs.len() > CHUNK => inputs
+            .chunks(CHUNK)
+            .map(|chunk| Subject::Transaction { psbt: psbt.clone(), inputs: chunk.to_vec() })
+            .collect(),
+        other => vec![other.clone()],
+    }
+}
+
+struct Request<'a> {
+    core: &'a Core,
+    holding: &'a Holding,
+    subject: Subject,
+    checked: Checked,
+    idempotency_key: Option<&'a str>,
+    deadline: Instant,
+}
+
+impl Request<'_> {
+    fn run(&self) -> Result<Vec<Signature>, QuorumError> {
+        if let (Some(key), Some(txid)) = (self.idempotency_key, self.checked.txid)
+            && !self.holding.remember_payment(key, txid, &self.checked.inputs).map_err(|error| QuorumError::Storage(error.to_string()))?
+        {
+            return Err(QuorumError::OwnRefusal(Refusal::OtherTransaction));
+        }
+        let mut field = Field::default();
+        loop {
+            let partners = self.choose(&mut field)?;
+            if Instant::now() >= self.deadline {
+                return Err(self.timed_out(&field));
+            }
+            match self.attempt(&partners) {
+                Ok(signatures) => return Ok(signatures),
+                Err(Failure::Final(error)) => return Err(error),
+                Err(Failure::Pair(one, other)) => {
+                    field.pairs.insert((one.min(other), one.max(other)));
+                }
+                Err(Failure::Set(why)) => {
+                    tracing::warn!(wallet = self.holding.name(), why, "attempt failed; trying other signers");
+                    field.sets.insert(partners);
+                }
+                Err(Failure::Members(members)) => {
+                    for (missing, fault) in members {
+                        tracing::warn!(wallet = self.holding.name(), %missing, "signer replaced");
+                        field.out.insert(missing.member, (missing, fault));
+                    }
+                }
+            }
+        }
+    }
+
+    fn timed_out(&self, field: &Field) -> QuorumError {
+        let missing = MissingList(field.out.values().map(|(missing, _)| missing.clone()).collect());
+        QuorumError::TimedOut { seconds: self.core.signing_timeout.as_secs(), missing }
+    }
+
+    /// The fastest t−1 members that are ready, in roster order.
+    fn choose(&self, field: &mut Field) -> Result<Vec<MemberId>, QuorumError> {
+        let items = sign_items(&self.checked);
+        let banned = if needs_ecdsa(&items) { members_of(self.holding, &Vec::from_iter(self.holding.bans())) } else { Vec::new() };
+        let needed = usize::from(self.holding.threshold()) - 1;
+        let mut ready: Vec<(bool, bool, Duration, MemberId)> = Vec::new();
+        let mut missing = Vec::new();
+        for member in self.holding.others() {
+            if banned.contains(&member) {
+                missing.push(Missing { member, why: "excluded after a failed check".to_owned() });
+                continue;
+            }
+            let status = self.core.carrier().peer(&peer_id_of(member.0));
+            if !self.core.is_online(&member) {
+                missing.push(Missing::unreachable(self.core, member));
+                continue;
+            }
+            match field.out.get(&member) {
+                Some((_, Fault::Silent)) | None => {}
+                Some((known, _)) => {
+                    missing.push(known.clone());
+                    continue;
+                }
+            }
+            let latency = status.and_then(|status| status.latency).unwrap_or(Duration::MAX);
+            ready.push((field.out.contains_key(&member), self.core.is_suspect(&member), latency, member));
+        }
+        ready.sort();
+        let candidates: Vec<MemberId> = ready.iter().map(|(_, _, _, member)| *member).collect();
+        let me = self.core.me();
+        let fits = |set: &[MemberId]| {
+            let apart = |one: &MemberId, other: &MemberId| field.pairs.contains(&(*one.min(other), *one.max(other)));
+            let clique = set.iter().enumerate().all(|(position, one)| {
+                !apart(one, &me) && set[..position].iter().all(|other| !apart(one, other))
+            });
+            let mut sorted = set.to_vec();
+            sorted.sort_unstable();
+            clique && !field.sets.contains(&sorted)
+        };
+        if let Some(mut set) = first_subset(&candidates, needed, &fits) {
+            set.sort_unstable();
+            return Ok(set);
+        }
+        if candidates.len() >= needed {
+            missing.extend(candidates.iter().map(|member| match field.out.get(member) {
+                Some((known, _)) => known.clone(),
+                None => Missing { member: *member, why: "the signature failed with it".to_owned() },
+            }));
+        }
+        let ready = candidates.len().min(needed);
+        Err(QuorumError::NotEnough { what: "sign", needed, ready, missing: MissingList(missing) })
+    }
+
+    /// One session with these partners.
+    fn attempt(&self, partners: &[MemberId]) -> Result<Vec<Signature>, Failure> {
+        let Self { core, holding, .. } = *self;
+        let topic = core.fresh_topic(holding.wallet(), holding.epoch());
+        let mut signers: Vec<PartyIndex> = partners.iter().filter_map(|member| holding.index_of(member)).collect();
+        signers.push(holding.me());
+        signers.sort_unstable();
+        let kind = match self.subject {
+            Subject::Transaction { .. } => SessionKind::Transaction,
+            Subject::Message { .. } => SessionKind::Message,
+        };
+        let mut info = core.session_info(&topic, kind, core.me());
+        info.signers = members_of(holding, &signers);
+        info.txid = self.checked.txid;
+        let inbox = core.sessions.open(info).map_err(|_| Failure::Final(QuorumError::Busy))?;
+        let link = Link::new(core, topic, inbox, partners.iter().copied());
+        let result = self.drive(&link, &topic, signers);
+        if result.is_err() {
+            link.send_all(0, &Message::Refuse(Refusal::Aborted("the attempt failed".to_owned())));
+        }
+        result
+    }
+
+    fn drive(&self, link: &Link<'_>, topic: &Topic, signers: Vec<PartyIndex>) -> Result<Vec<Signature>, Failure> {
+        let Self { core, holding, .. } = *self;
+        let items = sign_items(&self.checked);
+        let patience = self.deadline.saturating_duration_since(Instant::now());
+        let request = Message::Sign(SignRequest {
+            idempotency_key: self.idempotency_key.map(str::to_owned),
+            signers: signers.iter().map(|party| party.get()).collect(),
+            subject: self.subject.clone(),
+            patience_ms: u32::try_from(patience.as_millis()).unwrap_or(u32::MAX),
+        });
+        gone(core, link.send_all(0, &request))?;
+        let count = u32::try_from(items.len()).unwrap_or(u32::MAX).min(2_000);
+        let pause = NO_PROGRESS + NO_PROGRESS_PER_ITEM * count;
+        let params = SignParams { session: topic.session, signers, items, banned: holding.bans() };
+        let (mut session, outgoing) = SigningSession::start(Arc::clone(holding.share()), &params, &core.fresh_seed())
+            .map_err(|error| self.fault(link, &error))?;
+        gone(core, post(link, holding, outgoing))?;
+        let mut silence_ends = Instant::now() + pause;
+        let mut stuck: BTreeMap<MemberId, Vec<MemberId>> = BTreeMap::new();
+        loop {
+            if let Some(signatures) = session.finished() {
+                return Ok(signatures);
+            }
+            let waiting = members_of(holding, &session.waiting_for());
+            link.note("signing", waiting.iter().copied());
+            match link.next(silence_ends.min(self.deadline)) {
+                Heard::Message(from, Message::Protocol(bodies)) => {
+                    let Some(index) = holding.index_of(&from) else { continue };
+                    for body in bodies {
+                        match session.receive(index, &body.0) {
+                            Ok(outgoing) => gone(core, post(link, holding, outgoing))?,
+                            Err(error) if error.verdict() == Verdict::Dropped => {
+                                tracing::warn!(session = %topic.session, %from, %error, "message dropped");
+                            }
+                            Err(error) => return Err(self.fault(link, &error)),
+                        }
+                    }
+                    stuck.clear();
+                    silence_ends = Instant::now() + pause;
+                }
+                Heard::Message(from, Message::Refuse(Refusal::Excluded(other))) => {
+                    let other = u8::try_from(other).ok().and_then(|index| PartyIndex::new(index).ok());
+                    let member = other.and_then(|party| holding.public().roster.member(party).copied());
+                    return Err(match member {
+                        Some(member) => Failure::Pair(from, member),
+                        None => refused(from, &Refusal::Malformed("refusal".to_owned())),
+                    });
+                }
+                Heard::Message(from, Message::Refuse(Refusal::Failed(why))) if link.others().len() > 1 => {
+                    return Err(Failure::Set(format!("{from}: {why}")));
+                }
+                Heard::Message(from, Message::Refuse(refusal)) => return Err(refused(from, &refusal)),
+                Heard::Message(from, Message::Stuck(members)) => {
+                    let vanished = members.iter().find(|member| link.others().contains(member) && !core.is_online(member));
+                    if let Some(member) = vanished {
+                        return Err(Failure::Members(vec![(Missing::unreachable(core, *member), Fault::Gone)]));
+                    }
+                    stuck.insert(from, members);
+                }
+                Heard::Message(..) => {}
+                Heard::Down(member) => {
+                    return Err(Failure::Members(vec![(Missing::unreachable(core, member), Fault::Gone)]));
+                }
+                Heard::Stop => return Err(Failure::Final(QuorumError::Stopped)),
+                Heard::Deadline => return Err(silent(core, &waiting, &stuck)),
+            }
+        }
+    }
+
+    fn fault(&self, link: &Link<'_>, error: &SignError) -> Failure {
+        note_failure(self.core, self.holding, link, error);
+        let culprit = error.culprit().and_then(|party| self.holding.public().roster.member(party).copied());
+        match (error.verdict(), culprit) {
+            (Verdict::Ban, Some(member)) => Failure::Pair(self.core.me(), member),
+            (Verdict::Retry, Some(member)) => {
+                Failure::Members(vec![(Missing { member, why: error.to_string() }, Fault::Refused)])
+            }
+            (Verdict::Fatal, _) => Failure::Final(QuorumError::Internal(error.to_string())),
+            _ => Failure::Set(error.to_string()),
+        }
+    }
+}
+
+fn refused(from: MemberId, refusal: &Refusal) -> Failure {
+    Failure::Members(vec![(Missing::refused(from, refusal), Fault::Refused)])
+}
+
+fn gone(core: &Core, unreachable: BTreeSet<MemberId>) -> Result<(), Failure> {
+    if unreachable.is_empty() {
+        return Ok(());
+    }
+    let missing = unreachable.into_iter().map(|member| (Missing::unreachable(core, member), Fault::Gone));
+    Err(Failure::Members(missing.collect()))
+}
+
+/// Those who said nothing; a member that reported whom it waits for is not to blame.
+fn silent(core: &Core, waiting: &[MemberId], stuck: &BTreeMap<MemberId, Vec<MemberId>>) -> Failure {
+    let mut silent: Vec<MemberId> = waiting.iter().filter(|member| !stuck.contains_key(member)).copied().collect();
+    if silent.is_empty() {
+        silent = waiting.to_vec();
+    }
+    let missing = silent.into_iter().map(|member| {
+        core.suspect(member);
+        (Missing::silent(member), Fault::Silent)
+    });
+    Failure::Members(missing.collect())
+}
+
+/// The first subset of a size, in the order of preference, that fits.
+fn first_subset(from: &[MemberId], size: usize, fits: &dyn Fn(&[MemberId]) -> bool) -> Option<Vec<MemberId>> {
+    fn extend(
+        from: &[MemberId],
+        size: usize,
+        chosen: &mut Vec<MemberId>,
+        fits: &dyn Fn(&[MemberId]) -> bool,
+    ) -> bool {
+        if chosen.len() == size {
+            return fits(chosen);
+        }
+        for (position, member) in from.iter().enumerate() {
+            chosen.push(*member);
+            if extend(&from[position + 1..], size, chosen, fits) {
+                return true;
+            }
+            chosen.pop();
+        }
+        false
+    }
+    let mut chosen = Vec::with_capacity(size);
+    extend(from, size, &mut chosen, fits).then_some(chosen)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+
+    fn members(ids: &[u8]) -> Vec<MemberId> {
+        ids.iter().map(|id| MemberId([*id; 32])).collect()
+    }
+
+    #[test]
+    fn the_first_fitting_subset_keeps_the_order_of_preference() {
+        let from = members(&[4, 2, 3]);
+        assert_eq!(first_subset(&from, 2, &|_| true), Some(members(&[4, 2])));
+        assert_eq!(first_subset(&from, 2, &|set| !set.contains(&MemberId([2; 32]))), Some(members(&[4, 3])));
+        assert_eq!(first_subset(&from, 2, &|_| false), None);
+        assert_eq!(first_subset(&from, 4, &|_| true), None);
+    }
+}

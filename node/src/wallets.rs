@@ -1,0 +1,3 @@
+//! wip
+pub mod chain_view;
+pub use chain_view::ChainView;

@@ -1,0 +1,93 @@
+//! What wallets and co-signers need of the node's chain and mempool.
+//!
+//! Owns the trait and its plain data. Every call may block: it is made on blocking threads, never on a tokio worker.
+//! The node implements it over the kernel; tests have a twin.
+
+use bitcoin::{Amount, Block, BlockHash, FeeRate, Network, OutPoint, Transaction, TxOut, Txid};
+
+/// A block of the active chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockRef {
+    pub hash: BlockHash,
+    pub height: u32,
+}
+
+/// What a wallet asks about a known block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockFacts {
+    pub hash: BlockHash,
+    pub parent: BlockHash,
+    pub height: u32,
+    /// Header time, seconds.
+    pub time: u32,
+    /// Median time past, seconds.
+    pub median_time: u32,
+    pub in_active_chain: bool,
+}
+
+/// Unconfirmed ancestors of a mempool transaction, itself included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ancestry {
+    pub count: u64,
+    pub size_vbytes: u64,
+    pub fees: Amount,
+}
+
+/// A transaction of the mempool and when it entered, in seconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MempoolEntry {
+    pub transaction: Transaction,
+    pub time: u64,
+}
+
+/// Why the mempool refused a transaction, in Core's words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct MempoolRefusal(pub String);
+
+/// What the fee estimator knows for a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Estimate {
+    pub fee_rate: FeeRate,
+    /// The target the answer holds for, in blocks.
+    pub blocks: u32,
+}
+
+/// The node's chain and mempool as wallets see them.
+pub trait ChainView: Send + Sync + 'static {
+    fn network(&self) -> Network;
+    /// Hash of the genesis block; tells one signet from another.
+    fn genesis(&self) -> BlockHash;
+    /// Seconds since the Unix epoch; follows mock time.
+    fn now(&self) -> u64;
+    fn tip(&self) -> BlockRef;
+    fn is_initial_block_download(&self) -> bool;
+    /// The block at `height` on the active chain.
+    fn active_hash(&self, height: u32) -> Option<BlockHash>;
+    fn block_facts(&self, hash: &BlockHash) -> Option<BlockFacts>;
+    /// The block with its witnesses, if its data is on disk.
+    fn read_block(&self, hash: &BlockHash) -> Option<Block>;
+    /// Lowest height whose block data is kept, if blocks were pruned.
+    fn prune_height(&self) -> Option<u32>;
+    /// An unspent output of the chain, or an output of the mempool (spent there or not).
+    fn output(&self, outpoint: &OutPoint) -> Option<TxOut>;
+
+    fn mempool(&self) -> Vec<MempoolEntry>;
+    fn mempool_transaction(&self, txid: &Txid) -> Option<Transaction>;
+    fn mempool_ancestry(&self, txid: &Txid) -> Option<Ancestry>;
+    /// Puts a transaction into the mempool; tells the peers of it when `relay` is set. Known already is success.
+    fn submit(&self, transaction: &Transaction, relay: bool) -> Result<(), MempoolRefusal>;
+
+    /// Core's smart fee estimate.
+    fn estimate_fee(&self, target_blocks: u32, conservative: bool) -> Option<Estimate>;
+    /// Least feerate that the mempool accepts now.
+    fn mempool_min_fee(&self) -> FeeRate;
+    /// `-minrelaytxfee`.
+    fn relay_min_fee(&self) -> FeeRate;
+
+    /// Returns when every notification queued before this call has been delivered to [`super::ChainFeed`].
+    fn flush_notifications(&self);
+
+    /// Adds a wallet to the list in settings.json that is loaded at start, or removes it. False when it could not.
+    fn set_load_on_startup(&self, wallet: &str, load: bool) -> bool;
+}
