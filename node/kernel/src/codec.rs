@@ -30,6 +30,11 @@ impl Answer {
         match *status {
             ffi::STATUS_OK => Ok(Fields { rest }),
             ffi::STATUS_NOT_RUNNING => Err(KernelError::NotRunning),
+            ffi::STATUS_RPC_ERROR => {
+                let mut fields = Fields { rest };
+                fields.i64()?;
+                Err(KernelError::Failed(fields.string()?))
+            }
             _ => Err(KernelError::Failed(String::from_utf8_lossy(rest).into_owned())),
         }
     }
@@ -91,10 +96,6 @@ impl<'a> Fields<'a> {
 
     pub(crate) fn i64(&mut self) -> Result<i64, KernelError> {
         Ok(i64::from_le_bytes(self.array()?))
-    }
-
-    pub(crate) fn f64(&mut self) -> Result<f64, KernelError> {
-        Ok(f64::from_le_bytes(self.array()?))
     }
 
     pub(crate) fn len(&mut self) -> Result<usize, KernelError> {

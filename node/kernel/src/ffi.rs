@@ -10,6 +10,8 @@ use std::os::raw::{c_int, c_void};
 pub(crate) const STATUS_OK: u8 = 0;
 /// There is no node to ask (any more).
 pub(crate) const STATUS_NOT_RUNNING: u8 = 2;
+/// A JSON-RPC error: code, then text.
+pub(crate) const STATUS_RPC_ERROR: u8 = 3;
 
 /// Memory allocated by the shim.
 #[repr(C)]

@@ -1,0 +1,109 @@
+// The C surface between Core's node and Rust; its twin is `src/ffi.rs`.
+//
+// Every function answers with a buffer: a status byte, then fields in little-endian order (codec.h). Nothing throws across
+// this line. A call that needs the node answers STATUS_NOT_RUNNING before it is loaded and once it is shutting down.
+#ifndef KEYLESS_SHIM_H
+#define KEYLESS_SHIM_H
+
+#include <cstddef>
+#include <cstdint>
+
+struct kl_buf {
+    uint8_t* data;
+    size_t len;
+};
+
+struct kl_in {
+    const uint8_t* data;
+    size_t len;
+};
+
+using kl_notify = void (*)(void* ctx, uint32_t kind, const uint8_t* data, size_t len);
+
+extern "C" {
+void kl_free(kl_buf buffer);
+
+// args.cpp
+kl_buf kl_args_parse(kl_in argv);
+kl_buf kl_args_help(kl_in program);
+kl_buf kl_args_get(kl_in name);
+kl_buf kl_args_get_all(kl_in name);
+kl_buf kl_args_get_bool(kl_in name, int fallback);
+kl_buf kl_args_get_int(kl_in name);
+kl_buf kl_args_is_set(kl_in name);
+kl_buf kl_args_is_negated(kl_in name);
+kl_buf kl_args_soft_set(kl_in name, kl_in value);
+kl_buf kl_args_force_set(kl_in name, kl_in value);
+kl_buf kl_args_path(int which);
+kl_buf kl_args_chain();
+kl_buf kl_settings_read(kl_in name);
+kl_buf kl_settings_write(kl_in name, kl_in json);
+kl_buf kl_init_error(kl_in text);
+kl_buf kl_init_warning(kl_in text);
+
+// log.cpp
+kl_buf kl_log(kl_in category, int level, kl_in text);
+int kl_log_enabled(kl_in category, int level);
+void kl_log_reopen();
+
+// life.cpp, load.cpp
+kl_buf kl_prepare();
+kl_buf kl_lock_directories();
+kl_buf kl_start(kl_notify notify, void* ctx);
+kl_buf kl_load();
+kl_buf kl_ready();
+void kl_request_shutdown();
+int kl_shutdown_requested();
+void kl_wait_shutdown();
+int kl_exit_status();
+kl_buf kl_interrupt();
+kl_buf kl_shutdown();
+kl_buf kl_init_message(kl_in text);
+void kl_set_peer_count(uint32_t peers);
+kl_buf kl_sync_queue();
+int64_t kl_time();
+
+// rpc.cpp
+kl_buf kl_rpc(kl_in method, kl_in params, kl_in uri, kl_in user, kl_in peer, int version);
+kl_buf kl_rpc_commands();
+kl_buf kl_rpc_warmup();
+
+// chain.cpp
+kl_buf kl_tip();
+kl_buf kl_best_header();
+kl_buf kl_block_info(kl_in hash);
+kl_buf kl_block_hash(uint32_t height);
+kl_buf kl_locator(kl_in of);
+kl_buf kl_headers_after(kl_in locator, kl_in stop, uint32_t max);
+kl_buf kl_missing_blocks(kl_in target, uint32_t from, uint32_t max);
+kl_buf kl_fork_point(kl_in hash);
+kl_buf kl_ancestor(kl_in hash, uint32_t height);
+kl_buf kl_chain_state();
+kl_buf kl_coin(kl_in outpoint, int with_mempool);
+kl_buf kl_flush();
+kl_buf kl_block_filter(kl_in hash);
+
+// blocks.cpp
+kl_buf kl_process_headers(kl_in headers, int min_pow_checked);
+kl_buf kl_process_block(kl_in block, int force, int min_pow_checked);
+kl_buf kl_read_block(kl_in hash);
+kl_buf kl_read_undo(kl_in hash);
+kl_buf kl_hsync_new(kl_in start, kl_in min_work, int64_t peer);
+kl_buf kl_hsync_process(uint64_t id, kl_in headers, int full);
+kl_buf kl_hsync_locator(uint64_t id);
+void kl_hsync_free(uint64_t id);
+
+// mempool.cpp
+kl_buf kl_mempool_accept(kl_in tx, int test_accept);
+kl_buf kl_mempool_package(kl_in txs, int test_accept);
+kl_buf kl_mempool_get(kl_in id, int is_wtxid);
+kl_buf kl_mempool_list();
+kl_buf kl_mempool_info();
+kl_buf kl_mempool_spender(kl_in outpoint);
+kl_buf kl_mempool_unbroadcast();
+kl_buf kl_mempool_broadcast_seen(kl_in txid);
+kl_buf kl_broadcast(kl_in tx, int64_t max_fee, int relay);
+kl_buf kl_estimate_fee(int target, int conservative);
+}
+
+#endif // KEYLESS_SHIM_H

@@ -1,0 +1,100 @@
+#include "peers.h"
+
+#include "state.h"
+
+#include <chain.h>
+#include <clientversion.h>
+#include <node/mining_types.h>
+#include <node/types.h>
+#include <rpc/protocol.h>
+#include <rpc/request.h>
+
+namespace keyless {
+namespace {
+
+class Peers final : public PeerManager
+{
+    const bool m_blocks_only;
+
+public:
+    explicit Peers(bool blocks_only) : m_blocks_only{blocks_only} {}
+
+    util::Expected<void, std::string> FetchBlock(NodeId peer, const CBlockIndex& block) override
+    {
+        Writer out;
+        out.i64(peer);
+        out.hash(block.GetBlockHash());
+        Notify(Event::FETCH_BLOCK, out);
+        return {};
+    }
+    void InitiateTxBroadcastToAll(const Txid& txid, const Wtxid& wtxid) override
+    {
+        Writer out;
+        out.hash(txid);
+        out.hash(wtxid);
+        Notify(Event::RELAY_TRANSACTION, out);
+    }
+    PeerManagerInfo GetInfo() const override { return {.ignores_incoming_txs = m_blocks_only}; }
+
+    // What follows needs peers, which this side has none of.
+    void StartScheduledTasks(CScheduler&) override {}
+    bool GetNodeStateStats(NodeId, CNodeStateStats&) const override { return false; }
+    std::vector<node::TxOrphanage::OrphanInfo> GetOrphanTransactions() override { return {}; }
+    std::vector<PrivateBroadcast::TxBroadcastInfo> GetPrivateBroadcastInfo() const override { return {}; }
+    std::vector<CTransactionRef> AbortPrivateBroadcast(const uint256&) override { return {}; }
+    node::TransactionError InitiateTxBroadcastPrivate(const CTransactionRef&) override { return node::TransactionError::PRIVATE_BROADCAST_FULL; }
+    void SendPings() override {}
+    void SetBestBlock(int, std::chrono::seconds) override {}
+    void UnitTestMisbehaving(NodeId) override {}
+    void CheckForStaleTipAndEvictPeers() override {}
+    void UpdateLastBlockAnnounceTime(NodeId, int64_t) override {}
+    ServiceFlags GetDesirableServiceFlags(ServiceFlags) const override { return ServiceFlags(NODE_NETWORK | NODE_WITNESS); }
+
+    void InitializeNode(const CNode&, ServiceFlags) override {}
+    void FinalizeNode(const CNode&) override {}
+    bool HasAllDesirableServiceFlags(ServiceFlags services) const override { return !(GetDesirableServiceFlags(services) & ~services); }
+    bool ProcessMessages(CNode&, std::atomic<bool>&) override { return false; }
+    bool SendMessages(CNode&) override { return false; }
+};
+
+class PeerAwareMining final : public interfaces::Mining
+{
+    const std::unique_ptr<interfaces::Mining> m_core;
+
+public:
+    explicit PeerAwareMining(std::unique_ptr<interfaces::Mining> core) : m_core{std::move(core)} {}
+
+    //! getblocktemplate asks this, then looks for peers in Core's connection manager, which has none. With peers on the
+    //! Rust side the answer is "no need to look", after the check of initial download that would have followed.
+    bool isTestChain() override
+    {
+        if (m_core->isTestChain()) return true;
+        if (TheState().peers == 0) return false;
+        if (m_core->isInitialBlockDownload()) {
+            throw JSONRPCError(RPC_CLIENT_IN_INITIAL_DOWNLOAD, CLIENT_NAME " is in initial sync and waiting for blocks...");
+        }
+        return true;
+    }
+
+    bool isInitialBlockDownload() override { return m_core->isInitialBlockDownload(); }
+    std::optional<interfaces::BlockRef> getTip() override { return m_core->getTip(); }
+    std::optional<interfaces::BlockRef> waitTipChanged(uint256 tip, MillisecondsDouble timeout) override { return m_core->waitTipChanged(tip, timeout); }
+    std::unique_ptr<interfaces::BlockTemplate> createNewBlock(const node::BlockCreateOptions& options, bool cooldown) override { return m_core->createNewBlock(options, cooldown); }
+    void interrupt() override { m_core->interrupt(); }
+    bool checkBlock(const CBlock& block, const node::BlockCheckOptions& options, std::string& reason, std::string& debug) override { return m_core->checkBlock(block, options, reason, debug); }
+    bool submitBlock(const CBlock& block, std::string& reason, std::string& debug) override { return m_core->submitBlock(block, reason, debug); }
+    std::vector<CTransactionRef> getTransactionsByTxID(const std::vector<Txid>& ids) override { return m_core->getTransactionsByTxID(ids); }
+    std::vector<CTransactionRef> getTransactionsByWitnessID(const std::vector<Wtxid>& ids) override { return m_core->getTransactionsByWitnessID(ids); }
+    const node::NodeContext* context() override { return m_core->context(); }
+};
+
+} // namespace
+
+std::unique_ptr<PeerManager> MakePeers(bool blocks_only) { return std::make_unique<Peers>(blocks_only); }
+
+std::unique_ptr<interfaces::Mining> MakePeerAwareMining(std::unique_ptr<interfaces::Mining> core)
+{
+    return std::make_unique<PeerAwareMining>(std::move(core));
+}
+
+} // namespace keyless
