@@ -6,22 +6,121 @@
 //! `net_processing.cpp`; log lines under the tracing target `net` use Core's words, for its tests read them.
 //!
 //! Map: [`chain`] what the node must provide, [`config`] options, [`handle`] what callers hold, `owner` the
-//! one thread that owns all state, `peer` one peer's state, `sync` block download bookkeeping, `txs`
-//! transaction relay bookkeeping, `message` and `wire` the formats, `socket` the only tasks that do I/O,
-//! `dial` who to connect to, `addresses` and `bans` what is remembered about hosts.
+//! one thread that owns all state, `peer` one peer's state, `downloads`, `requests` and `orphans` bookkeeping without I/O,
+//! `message` and `wire` the formats, `socket` the only tasks that do I/O, `addresses`, `bans` and `evict` what is
+//! remembered about hosts and who makes room.
 //!
 //! The owner is a plain thread because the chain's calls block; sockets are tokio tasks. Nothing here calls
 //! the chain from a tokio worker.
 
+mod addresses;
+mod bans;
+mod capture;
 pub mod chain;
 pub mod config;
+mod downloads;
+mod evict;
 pub mod handle;
 mod inbox;
+mod message;
+mod orphans;
+mod owner;
+mod peer;
 pub mod permissions;
+mod requests;
+mod rolling;
+mod socket;
+mod wire;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
 
 pub use chain::{
-    BlockOutcome, BlockRef, Chain, ChainEvent, HeaderInfo, HeaderRef, HeadersError, MempoolTx,
-    TxOutcome, TxRef,
+    BlockOutcome, BlockRef, Chain, ChainEvent, HeaderInfo, HeaderRef, HeadersError, MempoolTx, TxOutcome, TxRef,
 };
-pub use config::{Bind, Config, Permissions};
-pub use handle::{Handle, PeerId, PeerInfo, StartError};
+pub use config::{Bind, Config, Outbound, Permissions};
+pub use handle::{ConnectionType, Handle, PeerId, PeerInfo, StartError, Whom};
+
+use inbox::Inbox;
+use owner::{Owner, Wiring};
+
+/// Connections that may wait to be accepted.
+const LISTEN_BACKLOG: i32 = 4_096;
+
+/// The running network. Dropping it stops it without waiting; [`Network::shutdown`] waits.
+#[derive(Debug)]
+pub struct Network {
+    handle: Handle,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+/// Opens the listening sockets and starts the owner. Sockets run on the tokio runtime of the caller.
+pub async fn start(config: Config, chain: Arc<dyn Chain>) -> Result<Network, StartError> {
+    let mut listeners = Vec::new();
+    let mut listening = Vec::new();
+    for bind in &config.binds {
+        let listener = open(bind.address)
+            .map_err(|error| StartError::Bind { address: bind.address, reason: bind_reason(&error) })?;
+        let address = listener.local_addr().unwrap_or(bind.address);
+        tracing::info!("Bound to {address}");
+        listening.push(address);
+        listeners.push(listener);
+    }
+    let listening = Arc::new(listening);
+    let inbox = Arc::new(Inbox::default());
+    let handle = Handle { inbox: Arc::clone(&inbox), listening: Arc::clone(&listening) };
+    let wiring = Wiring { inbox, runtime: tokio::runtime::Handle::current(), listeners, listening };
+    let thread = std::thread::Builder::new()
+        .name("b-msghand".to_owned())
+        .spawn(move || Owner::new(config, chain, wiring).run())
+        .map_err(StartError::Thread)?;
+    Ok(Network { handle, thread: Some(thread) })
+}
+
+fn open(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // As Core: IPv4 has a socket of its own.
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(LISTEN_BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Core's words for why a bind failed.
+fn bind_reason(error: &std::io::Error) -> String {
+    if error.kind() == std::io::ErrorKind::AddrInUse {
+        "Bitcoin Core is probably already running.".to_owned()
+    } else {
+        format!("(bind returned error {error})")
+    }
+}
+
+impl Network {
+    /// A handle to give away.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Disconnects all and waits for the owner. Blocks: call it from a blocking thread.
+    pub fn shutdown(mut self) {
+        self.handle.inbox.stop();
+        if let Some(thread) = self.thread.take() {
+            if thread.join().is_err() {
+                tracing::error!("the network thread panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        self.handle.inbox.stop();
+    }
+}

@@ -148,6 +148,8 @@ pub trait Chain: Send + Sync + 'static {
     fn accept_package(&self, parent: &[u8], child: &[u8]) -> [TxOutcome; 2];
     fn transaction(&self, tx: TxRef) -> Option<MempoolTx>;
     fn has_transaction(&self, tx: TxRef) -> bool;
+    /// Ids of all that is in the mempool, parents before children.
+    fn mempool_ids(&self) -> Vec<(Txid, Wtxid)>;
     /// The mempool's current sequence number.
     fn mempool_sequence(&self) -> u64;
     /// The feerate below which the mempool refuses, in sat/kvB.
@@ -165,7 +167,8 @@ pub enum ChainEvent {
     TipChanged { hash: BlockHash, height: u32, initial_download: bool },
     /// A block was connected; the ids of its transactions stop their relay.
     BlockConnected { hash: BlockHash, height: u32, transactions: Vec<(Txid, Wtxid)> },
-    /// The mempool took a transaction.
+    /// The mempool took a transaction: nobody is asked for it any more. It is not announced by this (a reorg refills the
+    /// mempool silently); what came from a peer is announced anyway, what the node itself submits takes `Broadcast`.
     TxAdded { txid: Txid, wtxid: Wtxid, fee_sat: u64, vsize: u64 },
     /// Announce a transaction of the mempool to all peers, again if need be (`sendrawtransaction`).
     Broadcast { txid: Txid, wtxid: Wtxid },

@@ -6,12 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bitcoin::p2p::{Magic, ServiceFlags};
 use bitcoin::Network;
+use bitcoin::p2p::{Magic, ServiceFlags};
 
-pub use super::permissions::{
-    parse_whitebind, parse_whitelist, PermissionError, Permissions, Subnet, WhitelistEntry,
-};
+pub use super::permissions::{PermissionError, Permissions, Subnet, WhitelistEntry, parse_whitebind, parse_whitelist};
 
 /// Core's `DEFAULT_MAX_PEER_CONNECTIONS`.
 pub const DEFAULT_MAX_CONNECTIONS: usize = 125;

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::mpsc::{sync_channel, SyncSender};
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 use bitcoin::p2p::ServiceFlags;
@@ -187,7 +187,7 @@ pub(crate) enum Command {
     Disconnect { whom: Whom, reply: Reply<bool> },
     PingAll,
     SetActive(bool),
-    Ban { subnet: Subnet, until: u64, reply: Reply<bool> },
+    Ban { subnet: Subnet, until: u64, exact: bool, reply: Reply<bool> },
     Unban { subnet: Subnet, reply: Reply<bool> },
     Bans(Reply<Vec<Ban>>),
     ClearBans(Reply<()>),
@@ -196,6 +196,7 @@ pub(crate) enum Command {
     SendRaw { id: PeerId, command: String, payload: Vec<u8>, reply: Reply<bool> },
     Orphans(Reply<Vec<Orphan>>),
     FetchBlock { id: PeerId, hash: bitcoin::BlockHash, reply: Reply<Result<(), FetchError>> },
+    Advance(Duration),
 }
 
 /// `getorphantxs`.
@@ -304,9 +305,9 @@ impl Handle {
     }
 
     /// `setban add`, with the end as seconds since the epoch (0: the default ban time from now). Disconnects who is
-    /// covered. False if exactly this subnet (or a single address, by any subnet) is banned already.
-    pub fn ban(&self, subnet: Subnet, until: u64) -> bool {
-        self.ask(|reply| Command::Ban { subnet, until, reply }).unwrap_or(false)
+    /// covered. False if it is banned already: with `exact` (the operator wrote a `/`) by exactly this subnet, else by any.
+    pub fn ban(&self, subnet: Subnet, until: u64, exact: bool) -> bool {
+        self.ask(|reply| Command::Ban { subnet, until, exact, reply }).unwrap_or(false)
     }
 
     /// False if exactly this was not banned.
@@ -346,6 +347,11 @@ impl Handle {
     /// `getblockfrompeer`.
     pub fn fetch_block(&self, id: PeerId, hash: bitcoin::BlockHash) -> Result<(), FetchError> {
         self.ask(|reply| Command::FetchBlock { id, hash, reply }).unwrap_or(Err(FetchError::Failed))
+    }
+
+    /// `mockscheduler`: what is done every few minutes (announcing own transactions again) comes nearer by this much.
+    pub fn advance_schedule(&self, by: Duration) {
+        self.inbox.command(Command::Advance(by));
     }
 
     /// Addresses of the open listening sockets, with the ports the system chose.

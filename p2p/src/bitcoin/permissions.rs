@@ -95,9 +95,9 @@ impl Subnet {
     /// `None` if the prefix is longer than the address.
     pub fn new(address: IpAddr, prefix: u8) -> Option<Self> {
         let address = match address {
-            IpAddr::V4(a) if prefix <= 32 => IpAddr::V4(Ipv4Addr::from_bits(
-                a.to_bits() & u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0),
-            )),
+            IpAddr::V4(a) if prefix <= 32 => {
+                IpAddr::V4(Ipv4Addr::from_bits(a.to_bits() & u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)))
+            }
             IpAddr::V6(a) if prefix <= 128 => IpAddr::V6(Ipv6Addr::from_bits(
                 a.to_bits() & u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0),
             )),
@@ -107,13 +107,13 @@ impl Subnet {
     }
 
     pub fn contains(&self, address: IpAddr) -> bool {
-        Self::new(address.to_canonical(), self.prefix)
-            .is_some_and(|masked| masked.address == self.address)
+        Self::new(address.to_canonical(), self.prefix).is_some_and(|masked| masked.address == self.address)
     }
 
-    /// Covers one address only.
-    pub fn is_single(&self) -> bool {
-        self.prefix == if self.address.is_ipv4() { 32 } else { 128 }
+    /// The address, if it covers one only.
+    pub fn single_address(&self) -> Option<IpAddr> {
+        let full = if self.address.is_ipv4() { 32 } else { 128 };
+        (self.prefix == full).then_some(self.address)
     }
 }
 
@@ -203,14 +203,8 @@ fn parse_flags(text: &str, whitebind: bool) -> Result<Flags<'_>, PermissionError
 /// `-whitelist=[permissions@]subnet`.
 pub fn parse_whitelist(text: &str) -> Result<WhitelistEntry, PermissionError> {
     let flags = parse_flags(text, false)?;
-    let subnet =
-        flags.rest.parse().map_err(|_| PermissionError::BadNetmask(flags.rest.to_owned()))?;
-    Ok(WhitelistEntry {
-        subnet,
-        permissions: flags.permissions,
-        inbound: flags.inbound,
-        outbound: flags.outbound,
-    })
+    let subnet = flags.rest.parse().map_err(|_| PermissionError::BadNetmask(flags.rest.to_owned()))?;
+    Ok(WhitelistEntry { subnet, permissions: flags.permissions, inbound: flags.inbound, outbound: flags.outbound })
 }
 
 /// `-whitebind=[permissions@]address:port`.
@@ -218,9 +212,7 @@ pub fn parse_whitebind(text: &str) -> Result<(Permissions, SocketAddr), Permissi
     let flags = parse_flags(text, true)?;
     let address: SocketAddr = match flags.rest.parse() {
         Ok(address) => address,
-        Err(_) if flags.rest.parse::<IpAddr>().is_ok() => {
-            return Err(PermissionError::NoPort(flags.rest.to_owned()))
-        }
+        Err(_) if flags.rest.parse::<IpAddr>().is_ok() => return Err(PermissionError::NoPort(flags.rest.to_owned())),
         Err(_) => return Err(PermissionError::BadAddress(flags.rest.to_owned())),
     };
     if address.port() == 0 {
@@ -240,18 +232,12 @@ mod tests {
         assert!(entry.inbound && entry.outbound);
         assert!(entry.subnet.contains("127.0.0.1".parse().unwrap()));
         assert!(parse_whitelist("127.0.0.0/8").unwrap().permissions.has(Permissions::IMPLICIT));
-        assert_eq!(
-            parse_whitelist("oopsie@127.0.0.1").unwrap_err().to_string(),
-            "Invalid P2P permission: 'oopsie'"
-        );
+        assert_eq!(parse_whitelist("oopsie@127.0.0.1").unwrap_err().to_string(), "Invalid P2P permission: 'oopsie'");
         assert_eq!(
             parse_whitelist("in,out@127.0.0.1").unwrap_err().to_string(),
             "Only direction was set, no permissions: 'in,out@127.0.0.1'"
         );
-        assert_eq!(
-            parse_whitebind("noban@127.0.0.1").unwrap_err(),
-            PermissionError::NoPort("127.0.0.1".into())
-        );
+        assert_eq!(parse_whitebind("noban@127.0.0.1").unwrap_err(), PermissionError::NoPort("127.0.0.1".into()));
         assert_eq!(Permissions::ALL.names().len(), 7);
     }
 

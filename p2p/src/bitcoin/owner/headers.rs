@@ -1,0 +1,284 @@
+//! Headers: asking for them, judging them, and what they say about what a peer has.
+
+use std::time::Duration;
+
+use bitcoin::block::Header;
+use bitcoin::{BlockHash, Work};
+
+use super::handshake::misbehaving;
+use super::{Owner, Step, gone, no_stop};
+use crate::bitcoin::chain::{HeaderInfo, HeaderRef};
+use crate::bitcoin::downloads::{MAX_IN_FLIGHT, WINDOW};
+use crate::bitcoin::handle::ConnectionType;
+use crate::bitcoin::message::{self, MAX_HEADERS, TooManyHeaders};
+use crate::bitcoin::peer::Peer;
+use crate::bitcoin::permissions::Permissions;
+
+/// Core's `HEADERS_RESPONSE_TIME`.
+pub(super) const HEADERS_RESPONSE_TIME: Duration = Duration::from_secs(120);
+/// Blocks of work below the tip from which forks are taken.
+const FORK_DEPTH: u32 = 144;
+/// Core's `MAX_OUTBOUND_PEERS_TO_PROTECT_FROM_DISCONNECT`.
+const MAX_PROTECTED: usize = 4;
+/// A tip younger than this many block intervals: fetch new blocks at once.
+const DIRECT_FETCH_INTERVALS: u32 = 20;
+
+impl Owner {
+    /// Time between blocks; the same on every network.
+    pub(super) fn block_interval(&self) -> Duration {
+        Duration::from_secs(600)
+    }
+
+    /// Seconds since the tip's own time.
+    pub(super) fn tip_age(&self) -> u64 {
+        let tip = self.chain.tip();
+        let time = self.chain.header(&tip.hash).map_or(0, |info| u64::from(info.header.time));
+        self.chain.now().as_secs().saturating_sub(time)
+    }
+
+    pub(super) fn can_direct_fetch(&self) -> bool {
+        self.tip_age() < u64::from(DIRECT_FETCH_INTERVALS) * self.block_interval().as_secs()
+    }
+
+    pub(super) fn tip_work(&self) -> Work {
+        let tip = self.chain.tip();
+        self.chain.header(&tip.hash).map_or_else(no_work, |info| info.chain_work)
+    }
+
+    /// Work that a chain of headers needs before it is stored.
+    pub(super) fn anti_dos_work(&self) -> Work {
+        let tip = self.chain.tip();
+        let near_tip = self.chain.header(&tip.hash).map_or_else(no_work, |info| {
+            let mut left = info.chain_work;
+            for _ in 0..FORK_DEPTH {
+                let proof = info.header.work();
+                if left <= proof {
+                    return no_work();
+                }
+                left = left - proof;
+            }
+            left
+        });
+        near_tip.max(self.chain.minimum_chain_work())
+    }
+
+    /// Core's `MaybeSendGetHeaders`: not while an earlier one may still be answered.
+    pub(super) fn ask_headers(&mut self, peer: &mut Peer, locator: Vec<BlockHash>) -> bool {
+        let now = self.chain.now();
+        if now.saturating_sub(peer.last_getheaders) <= HEADERS_RESPONSE_TIME && peer.last_getheaders != Duration::ZERO {
+            return false;
+        }
+        peer.last_getheaders = now;
+        self.send(peer, "getheaders", message::encode_locator(locator, no_stop()));
+        true
+    }
+
+    pub(super) fn on_headers(&mut self, peer: &mut Peer, payload: &[u8]) -> Step {
+        if self.chain.is_loading_blocks() {
+            tracing::debug!(target: "net", "Unexpected headers message received from peer {}", peer.id);
+            return Ok(());
+        }
+        let headers = match message::decode_headers(payload) {
+            Ok(headers) => headers,
+            Err(error @ TooManyHeaders::TooMany(_)) => {
+                misbehaving(peer, &error.to_string());
+                return Ok(());
+            }
+            Err(TooManyHeaders::Malformed(error)) => return Err(error.into()),
+        };
+        let Some((first, last)) = headers.first().zip(headers.last()) else {
+            peer.last_getheaders = Duration::ZERO;
+            return Ok(());
+        };
+        if headers.iter().any(|header| header.validate_pow(header.target()).is_err()) {
+            misbehaving(peer, "header with invalid proof of work");
+            return Ok(());
+        }
+        if headers.windows(2).any(|pair| matches!(pair, [before, after] if after.prev_blockhash != before.block_hash()))
+        {
+            misbehaving(peer, "non-continuous headers sequence");
+            return Ok(());
+        }
+        let Some(start) = self.chain.header(&first.prev_blockhash) else {
+            self.unconnecting(peer, first, last.block_hash());
+            return Ok(());
+        };
+        peer.last_getheaders = Duration::ZERO;
+        let known = self.chain.header(&last.block_hash());
+        if !self.worth_storing(peer, &headers, &start, known.as_ref()) {
+            return Ok(());
+        }
+        self.take_headers(peer, &headers, known.is_none())
+    }
+
+    fn unconnecting(&mut self, peer: &mut Peer, first: &Header, last: BlockHash) {
+        let locator = self.chain.locator(None);
+        if self.ask_headers(peer, locator) {
+            tracing::debug!(
+                target: "net",
+                "received header {}: missing prev block {}, sending getheaders ({}) to end (peer={})",
+                first.block_hash(), first.prev_blockhash, self.chain.best_header().height, peer.id
+            );
+        }
+        self.learn_block(peer, last);
+    }
+
+    /// Core's anti-DoS check: what is known already, comes from a trusted peer, or has enough work.
+    fn worth_storing(&self, peer: &Peer, headers: &[Header], start: &HeaderInfo, known: Option<&HeaderInfo>) -> bool {
+        if peer.has(Permissions::NO_BAN) {
+            return true;
+        }
+        if let Some(info) = known {
+            let best = self.chain.best_header();
+            let hash = info.header.block_hash();
+            if info.in_active_chain || self.chain.ancestor(&best.hash, info.height) == Some(hash) {
+                return true;
+            }
+        }
+        let total = headers.iter().fold(start.chain_work, |work, header| work + header.work());
+        if total >= self.anti_dos_work() {
+            return true;
+        }
+        if headers.len() == MAX_HEADERS && !peer.is_inbound() {
+            // The chain may go on to enough work: taken from peers that we chose.
+            return true;
+        }
+        tracing::debug!(
+            target: "net",
+            "Ignoring low-work chain (height={}) from peer={}",
+            start.height as usize + headers.len(), peer.id
+        );
+        false
+    }
+
+    fn take_headers(&mut self, peer: &mut Peer, headers: &[Header], new: bool) -> Step {
+        let last = match self.chain.accept_headers(headers) {
+            Ok(last) => last,
+            Err(error) if error.unconnecting => return Ok(()),
+            Err(error) => {
+                let cached = error.reason == "duplicate-invalid";
+                if error.punish || (cached && !peer.is_inbound()) {
+                    misbehaving(peer, "invalid header received");
+                } else {
+                    tracing::debug!(target: "net", "peer={}: invalid header received", peer.id);
+                }
+                return Ok(());
+            }
+        };
+        if new {
+            tracing::info!("Saw new header hash={} height={}", last.hash, last.height);
+        }
+        let full = headers.len() == MAX_HEADERS;
+        if full {
+            let locator = self.chain.locator(Some(&last.hash));
+            if self.ask_headers(peer, locator) {
+                tracing::debug!(
+                    target: "net",
+                    "more getheaders ({}) to end to peer={}", last.height, peer.id
+                );
+            }
+        }
+        self.note_headers(peer, &last, new, full)?;
+        self.fetch_directly(peer, &last);
+        Ok(())
+    }
+
+    /// Core's `UpdatePeerStateForReceivedHeaders`.
+    fn note_headers(&mut self, peer: &mut Peer, last: &HeaderRef, new: bool, more: bool) -> Step {
+        self.learn_block(peer, last.hash);
+        let tip_work = self.tip_work();
+        if new && last.chain_work > tip_work {
+            peer.last_block_announcement = self.chain.now();
+        }
+        let best = peer.best_known.map(|header| header.chain_work);
+        let too_little = best.is_some_and(|work| work < self.chain.minimum_chain_work());
+        if !more && too_little && self.chain.is_initial_block_download() {
+            if peer.is_outbound_or_block_relay() {
+                return Err(gone(format!(
+                    "outbound peer headers chain has insufficient work, {}",
+                    peer.disconnecting()
+                )));
+            }
+        }
+        if peer.kind == ConnectionType::OutboundFullRelay
+            && !peer.chain_sync.protect
+            && best.is_some_and(|work| work >= tip_work)
+            && self.peers.values().filter(|p| p.chain_sync.protect).count() < MAX_PROTECTED
+        {
+            tracing::debug!(target: "net", "Protecting outbound peer={} from eviction", peer.id);
+            peer.chain_sync.protect = true;
+        }
+        Ok(())
+    }
+
+    /// Core's `HeadersDirectFetchBlocks`: close to the tip, new blocks are asked at once.
+    fn fetch_directly(&mut self, peer: &mut Peer, last: &HeaderRef) {
+        if !self.can_direct_fetch() || last.chain_work < self.tip_work() {
+            return;
+        }
+        if self.chain.header(&last.hash).is_none_or(|info| info.failed) || !peer.can_serve_witnesses() {
+            return;
+        }
+        let missing = self.chain.missing_blocks(&last.hash, WINDOW, MAX_IN_FLIGHT + 1);
+        if missing.len() > MAX_IN_FLIGHT {
+            tracing::debug!(
+                target: "net",
+                "Large reorg, won't direct fetch to {} ({})", last.hash, last.height
+            );
+            return;
+        }
+        let room = MAX_IN_FLIGHT.saturating_sub(self.downloads.count(peer.id));
+        let wanted: Vec<_> =
+            missing.into_iter().filter(|block| !self.downloads.is_requested(&block.hash)).take(room).collect();
+        for block in &wanted {
+            tracing::debug!(target: "net", "Requesting block {} from peer={}", block.hash, peer.id);
+        }
+        if wanted.len() > 1 {
+            tracing::debug!(
+                target: "net",
+                "Downloading blocks toward {} ({}) via headers direct fetch", last.hash, last.height
+            );
+        }
+        self.request_blocks(peer, &wanted);
+    }
+
+    /// Core's `ProcessBlockAvailability`: an announced block may have become known meanwhile.
+    pub(super) fn refresh_known(&self, peer: &mut Peer) {
+        let Some(hash) = peer.last_unknown else { return };
+        if let Some(info) = self.chain.header(&hash) {
+            raise(&mut peer.best_known, reference(hash, &info));
+            peer.last_unknown = None;
+        }
+    }
+
+    /// Core's `UpdateBlockAvailability`.
+    pub(super) fn learn_block(&self, peer: &mut Peer, hash: BlockHash) {
+        self.refresh_known(peer);
+        match self.chain.header(&hash) {
+            Some(info) => raise(&mut peer.best_known, reference(hash, &info)),
+            None => peer.last_unknown = Some(hash),
+        }
+    }
+
+    /// Core's `PeerHasHeader`.
+    pub(super) fn peer_has_header(&self, peer: &Peer, hash: &BlockHash, height: u32) -> bool {
+        [peer.best_known, peer.best_header_sent]
+            .iter()
+            .flatten()
+            .any(|tip| tip.height >= height && self.chain.ancestor(&tip.hash, height) == Some(*hash))
+    }
+}
+
+pub(super) fn no_work() -> Work {
+    Work::from_be_bytes([0; 32])
+}
+
+pub(super) fn reference(hash: BlockHash, info: &HeaderInfo) -> HeaderRef {
+    HeaderRef { hash, height: info.height, chain_work: info.chain_work }
+}
+
+fn raise(known: &mut Option<HeaderRef>, candidate: HeaderRef) {
+    if known.is_none_or(|header| candidate.chain_work >= header.chain_work) {
+        *known = Some(candidate);
+    }
+}

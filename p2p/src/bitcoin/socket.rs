@@ -1,0 +1,351 @@
+//! The only tasks that do I/O: listeners, dials, and one reader and writer for each connection.
+//!
+//! They hold no protocol state. Readers hand frames to the owner over one bounded queue and stop reading while
+//! the owner has not processed what they brought (permits count KiB). Writers take from a bounded queue.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bitcoin::p2p::Magic;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::handle::PeerId;
+use super::wire::{self, Frame, FrameError, FrameHeader, HEADER_BYTES, MAX_PAYLOAD};
+
+/// Messages waiting to be written to one peer; one more disconnects it.
+pub(crate) const MAX_OUTGOING: usize = 8_192;
+/// Payload is read in steps of this size, so that a header alone claims little memory.
+const READ_STEP_BYTES: usize = 256 * 1_024;
+/// What was queued before a disconnect has this long to leave.
+const FLUSH_DEADLINE: Duration = Duration::from_secs(1);
+/// Addresses taken from one name.
+const MAX_RESOLVED: usize = 256;
+
+/// What sockets tell the owner.
+#[derive(Debug)]
+pub(crate) enum SocketEvent {
+    Accepted {
+        stream: TcpStream,
+        remote: SocketAddr,
+        bind: usize,
+    },
+    Dialed {
+        ticket: u64,
+        result: Result<(TcpStream, SocketAddr), String>,
+    },
+    Frame {
+        id: PeerId,
+        frame: Frame,
+        permit: OwnedSemaphorePermit,
+    },
+    /// One message was dropped; it took this many bytes.
+    Dropped {
+        id: PeerId,
+        error: FrameError,
+        wire_bytes: usize,
+    },
+    /// The send queue fell below its limit again.
+    Drained {
+        id: PeerId,
+    },
+    Closed {
+        id: PeerId,
+        reason: Closed,
+    },
+    Resolved {
+        name: String,
+        addresses: Vec<SocketAddr>,
+    },
+}
+
+/// Why a socket ended by itself.
+#[derive(Debug)]
+pub(crate) enum Closed {
+    ByPeer,
+    Wire(wire::WireError),
+    Io(io::Error),
+}
+
+/// Live byte counts of one connection.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) received: AtomicU64,
+    pub(crate) sent: AtomicU64,
+    /// Bytes queued and not yet written.
+    pub(crate) queued: AtomicUsize,
+}
+
+/// A message to write.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) command: String,
+    pub(crate) payload: Arc<Vec<u8>>,
+}
+
+/// The owner's end of a connection. Dropping it flushes shortly and closes the socket.
+#[derive(Debug)]
+pub(crate) struct Link {
+    outgoing: Option<mpsc::Sender<Outgoing>>,
+    closing: Arc<Notify>,
+    pub(crate) counters: Arc<Counters>,
+    limit: usize,
+}
+
+impl Link {
+    /// False if the peer reads so slowly that the queue is full.
+    pub(crate) fn send(&self, message: Outgoing) -> bool {
+        let bytes = message.payload.len() + HEADER_BYTES;
+        let Some(queue) = &self.outgoing else { return false };
+        self.counters.queued.fetch_add(bytes, Ordering::AcqRel);
+        queue.try_send(message).is_ok()
+    }
+
+    /// The send buffer is full: answer nothing more until [`SocketEvent::Drained`].
+    pub(crate) fn is_congested(&self) -> bool {
+        self.counters.queued.load(Ordering::Acquire) > self.limit
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.outgoing = None;
+        self.closing.notify_one();
+    }
+}
+
+/// Limits and format of connections.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SocketConfig {
+    pub(crate) magic: Magic,
+    pub(crate) max_receive_bytes: usize,
+    pub(crate) max_send_bytes: usize,
+}
+
+/// Starts the tasks of a connection.
+pub(crate) fn open(
+    runtime: &tokio::runtime::Handle,
+    stream: TcpStream,
+    id: PeerId,
+    config: SocketConfig,
+    events: mpsc::Sender<SocketEvent>,
+) -> Link {
+    let (outgoing, queue) = mpsc::channel(MAX_OUTGOING);
+    let closing = Arc::new(Notify::new());
+    let counters = Arc::new(Counters::default());
+    let link = Link {
+        outgoing: Some(outgoing),
+        closing: Arc::clone(&closing),
+        counters: Arc::clone(&counters),
+        limit: config.max_send_bytes,
+    };
+    runtime.spawn(run(stream, id, config, events, queue, closing, counters));
+    link
+}
+
+async fn run(
+    stream: TcpStream,
+    id: PeerId,
+    config: SocketConfig,
+    events: mpsc::Sender<SocketEvent>,
+    queue: mpsc::Receiver<Outgoing>,
+    closing: Arc<Notify>,
+    counters: Arc<Counters>,
+) {
+    // Without it small messages wait for acknowledgements; a socket that refuses works all the same.
+    let _ = stream.set_nodelay(true);
+    let (input, output) = stream.into_split();
+    let mut reader = Box::pin(read_loop(input, id, config, events.clone(), Arc::clone(&counters)));
+    let mut writer = Box::pin(write_loop(output, id, config, queue, events.clone(), counters));
+    let reason = tokio::select! {
+        reason = &mut reader => reason,
+        result = &mut writer => match result {
+            Ok(()) => return,
+            Err(error) => Closed::Io(error),
+        },
+        () = closing.notified() => {
+            let _ = tokio::time::timeout(FLUSH_DEADLINE, writer).await;
+            return;
+        }
+    };
+    let _ = events.send(SocketEvent::Closed { id, reason }).await;
+}
+
+async fn read_exact(input: &mut OwnedReadHalf, into: &mut [u8], counters: &Counters) -> Result<(), Closed> {
+    let mut filled = 0;
+    while let Some(rest) = into.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        let read = input.read(rest).await.map_err(Closed::Io)?;
+        if read == 0 {
+            return Err(Closed::ByPeer);
+        }
+        counters.received.fetch_add(read as u64, Ordering::Relaxed);
+        filled += read;
+    }
+    Ok(())
+}
+
+async fn read_loop(
+    mut input: OwnedReadHalf,
+    id: PeerId,
+    config: SocketConfig,
+    events: mpsc::Sender<SocketEvent>,
+    counters: Arc<Counters>,
+) -> Closed {
+    let kib = (config.max_receive_bytes.max(MAX_PAYLOAD) / 1_024).saturating_add(2);
+    let room = Arc::new(Semaphore::new(kib.min(Semaphore::MAX_PERMITS)));
+    loop {
+        if let Err(reason) = read_frame(&mut input, id, config, &events, &counters, &room).await {
+            return reason;
+        }
+    }
+}
+
+async fn read_frame(
+    input: &mut OwnedReadHalf,
+    id: PeerId,
+    config: SocketConfig,
+    events: &mpsc::Sender<SocketEvent>,
+    counters: &Counters,
+    room: &Arc<Semaphore>,
+) -> Result<(), Closed> {
+    let mut header = [0; HEADER_BYTES];
+    read_exact(input, &mut header, counters).await?;
+    let header = FrameHeader::parse(config.magic, &header).map_err(Closed::Wire)?;
+    let permits = u32::try_from(header.length / 1_024 + 1).unwrap_or(u32::MAX);
+    let permit = Arc::clone(room).acquire_many_owned(permits).await.map_err(|_| Closed::ByPeer)?;
+    let mut payload = Vec::new();
+    while payload.len() < header.length {
+        let start = payload.len();
+        payload.resize(header.length.min(start + READ_STEP_BYTES), 0);
+        read_exact(input, payload.get_mut(start..).unwrap_or_default(), counters).await?;
+    }
+    let wire_bytes = payload.len() + HEADER_BYTES;
+    let event = match header.finish(payload) {
+        Ok(frame) => SocketEvent::Frame { id, frame, permit },
+        Err(error) => SocketEvent::Dropped { id, error, wire_bytes },
+    };
+    events.send(event).await.map_err(|_| Closed::ByPeer)
+}
+
+async fn write_loop(
+    mut output: OwnedWriteHalf,
+    id: PeerId,
+    config: SocketConfig,
+    mut queue: mpsc::Receiver<Outgoing>,
+    events: mpsc::Sender<SocketEvent>,
+    counters: Arc<Counters>,
+) -> io::Result<()> {
+    while let Some(message) = queue.recv().await {
+        let bytes = wire::encode(config.magic, &message.command, &message.payload);
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            let written = output.write(rest).await?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            counters.sent.fetch_add(written as u64, Ordering::Relaxed);
+            rest = rest.get(written..).unwrap_or_default();
+        }
+        let before = counters.queued.fetch_sub(bytes.len(), Ordering::AcqRel);
+        let crossed = before > config.max_send_bytes && before.saturating_sub(bytes.len()) <= config.max_send_bytes;
+        if crossed && events.send(SocketEvent::Drained { id }).await.is_err() {
+            break;
+        }
+    }
+    output.shutdown().await
+}
+
+/// Accepts until the owner is gone.
+pub(crate) async fn listen(listener: TcpListener, bind: usize, events: mpsc::Sender<SocketEvent>) {
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, remote)) => {
+                    let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+                    let event = SocketEvent::Accepted { stream, remote, bind };
+                    if events.send(event).await.is_err() {
+                        return;
+                    }
+                }
+                // Out of descriptors or a connection that died in the queue: both pass.
+                Err(error) => {
+                    tracing::debug!(target: "net", "socket error accept failed: {error}");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            },
+            () = events.closed() => return,
+        }
+    }
+}
+
+/// `host`, `host:port`, `[v6]:port` to a form that has a port.
+pub(crate) fn with_port(node: &str, default_port: u16) -> String {
+    if let Ok(ip) = node.trim_start_matches('[').trim_end_matches(']').parse() {
+        return SocketAddr::new(ip, default_port).to_string();
+    }
+    match node.rsplit_once(':') {
+        Some((_, port)) if port.parse::<u16>().is_ok() => node.to_owned(),
+        _ => format!("{node}:{default_port}"),
+    }
+}
+
+async fn resolve(node: &str, default_port: u16) -> Result<Vec<SocketAddr>, String> {
+    let node = with_port(node, default_port);
+    if let Ok(address) = node.parse() {
+        return Ok(vec![address]);
+    }
+    let found = tokio::net::lookup_host(&node).await.map_err(|error| error.to_string())?;
+    Ok(found.take(MAX_RESOLVED).collect())
+}
+
+/// Resolves and connects, all within `deadline`.
+pub(crate) async fn dial(
+    ticket: u64,
+    node: String,
+    default_port: u16,
+    deadline: Duration,
+    events: mpsc::Sender<SocketEvent>,
+) {
+    let attempt = async {
+        let addresses = resolve(&node, default_port).await?;
+        let mut last = format!("Cannot resolve {node}");
+        for address in addresses {
+            match TcpStream::connect(address).await {
+                Ok(stream) => return Ok((stream, address)),
+                Err(error) => last = error.to_string(),
+            }
+        }
+        Err(last)
+    };
+    let result = match tokio::time::timeout(deadline, attempt).await {
+        Ok(result) => result,
+        Err(_) => Err("timeout".to_owned()),
+    };
+    let _ = events.send(SocketEvent::Dialed { ticket, result }).await;
+}
+
+/// Asks a seed for addresses.
+pub(crate) async fn ask_seed(name: String, default_port: u16, deadline: Duration, events: mpsc::Sender<SocketEvent>) {
+    let found = tokio::time::timeout(deadline, resolve(&name, default_port)).await;
+    let addresses = found.ok().and_then(Result::ok).unwrap_or_default();
+    let _ = events.send(SocketEvent::Resolved { name, addresses }).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_port;
+
+    #[test]
+    fn a_missing_port_is_the_default_one() {
+        assert_eq!(with_port("1.2.3.4", 8333), "1.2.3.4:8333");
+        assert_eq!(with_port("1.2.3.4:1", 8333), "1.2.3.4:1");
+        assert_eq!(with_port("::1", 8333), "[::1]:8333");
+        assert_eq!(with_port("[::1]:5", 8333), "[::1]:5");
+        assert_eq!(with_port("seed.example", 8333), "seed.example:8333");
+    }
+}
