@@ -117,6 +117,17 @@ pub enum Cli {
     Plain,
 }
 
+/// What the command line's table says of an argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Must parse as JSON.
+    Json,
+    /// Text that may hold `=`.
+    Text,
+    /// JSON if it parses, else text.
+    Either,
+}
+
 /// One argument, or one member of an options object.
 #[derive(Clone, Copy, Debug)]
 pub struct Arg {
@@ -207,6 +218,16 @@ impl Arg {
     /// The current name.
     pub fn name(&self) -> &'static str {
         self.names.split('|').next().unwrap_or(self.names)
+    }
+
+    /// Its row in the command line's table of conversions; `None` for plain text, which has no row.
+    pub fn format(&self) -> Option<Format> {
+        match self.cli {
+            Cli::Text => Some(Format::Text),
+            Cli::Either => Some(Format::Either),
+            Cli::Plain => None,
+            Cli::ByKind => (!self.kind.is_text()).then_some(Format::Json),
+        }
     }
 
     /// Why this value does not fit, in Core's words.

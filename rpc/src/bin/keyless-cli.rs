@@ -1,3 +1,7 @@
 //! Entry point of `keyless-cli`; everything is in [`keyless_rpc::cli`].
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    keyless_rpc::cli::main()
+}

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::all;
-use crate::table::{Cli, Kind};
+use crate::table::Format;
 
 /// The vendored `src/rpc/client.cpp`, from cargo's registry.
 fn core_client_source() -> Option<String> {
@@ -36,19 +36,18 @@ fn core_rows(source: &str) -> Rows {
 }
 
 fn our_rows() -> Rows {
-    let format = |cli: Cli, kind: Kind| match cli {
-        Cli::Text => Some("STRING"),
-        Cli::Either => Some("JSON_OR_STRING"),
-        Cli::Plain => None,
-        Cli::ByKind => (!kind.is_text()).then_some("JSON"),
-    };
     let mut rows = Rows::new();
     for method in all(true).filter(|method| !method.new) {
         for (position, arg) in method.args.iter().enumerate().filter(|(_, arg)| !arg.new) {
             for arg in std::iter::once(arg).chain(arg.inner).filter(|arg| !arg.new) {
                 for name in arg.names.split('|') {
-                    if let Some(format) = format(arg.cli, arg.kind) {
-                        rows.insert((method.name.into(), position, name.into()), format.into());
+                    if let Some(format) = arg.format() {
+                        let shown = match format {
+                            Format::Json => "JSON",
+                            Format::Text => "STRING",
+                            Format::Either => "JSON_OR_STRING",
+                        };
+                        rows.insert((method.name.into(), position, name.into()), shown.into());
                     }
                 }
             }
