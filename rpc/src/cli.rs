@@ -100,7 +100,7 @@ fn run(options: &mut Options, mut words: Vec<String>) -> Result<Outcome, CliErro
         .filter(|name| options.bool(name, false))
         .collect();
     if special.len() > 1 {
-        return Err(CliError::other(format!("Only one of {} may be specified", special.join(", "))));
+        return Err(CliError::other(format!("Only one of {} may be specified.", special.join(", "))));
     }
     let client = Client::new(options);
     match special.first().copied() {

@@ -77,7 +77,22 @@ impl<'a> Client<'a> {
         }
     }
 
+    /// There is no way but HTTP.
+    fn refuse_ipc(&self) -> Result<(), CliError> {
+        let given = self.options.get("-ipcconnect").filter(|given| given != "0" && given != "auto");
+        if given.is_none() {
+            return Ok(());
+        }
+        let both = self.options.get("-rpcconnect").is_some() && !self.options.is_negated("-rpcconnect");
+        Err(CliError::other(if both {
+            "-rpcconnect and -ipcconnect options cannot both be enabled"
+        } else {
+            "keyless-cli was not built with IPC support"
+        }))
+    }
+
     fn once(&self, path: &str, body: &str) -> Result<Value, CliError> {
+        self.refuse_ipc()?;
         let (host, port) = self.endpoint()?;
         let timeout = match u64::try_from(self.options.int("-rpcclienttimeout", DEFAULT_TIMEOUT_SECS)) {
             Ok(0) | Err(_) => NO_TIMEOUT,

@@ -142,15 +142,26 @@ async fn json_rpc(body: &[u8], ctx: &Ctx, shared: &Shared) -> Response {
     }
 }
 
+/// Core's line in the log. Parameters are never logged: they may hold keys.
+fn note(envelope: &Envelope, ctx: &Ctx) {
+    let id = envelope.id.as_ref().map_or("", Value::val_str);
+    debug!(target: "rpc", "ThreadRPCServer method={} user={} id={}", safe(&envelope.method), ctx.user, safe(id));
+}
+
+/// What may stand in a log line.
+fn safe(text: &str) -> String {
+    text.chars().filter(|c| c.is_ascii_alphanumeric() || " .,;-_/:?@()".contains(*c)).collect()
+}
+
 fn failure(envelope: &Envelope, error: &RpcError) -> Response {
     Response::json(legacy_status(error), envelope.reply(Err(error)))
 }
 
 async fn single(envelope: &mut Envelope, request: Value, ctx: &Ctx, shared: &Shared) -> Response {
     if let Err(error) = envelope.read(request) {
-        let status = legacy_status(&error);
-        return Response::json(status, envelope.reply(Err(&error)));
+        return failure(envelope, &error);
     }
+    note(envelope, ctx);
     if !shared.access.may_call(&ctx.user, &envelope.method) {
         warn!(target: "rpc", "RPC User {} not allowed to call method {}", ctx.user, envelope.method);
         return Response::empty(403);
@@ -176,10 +187,13 @@ async fn batch(mut envelope: Envelope, requests: Vec<Value>, ctx: &Ctx, shared: 
     let mut replies = Vec::new();
     for request in requests {
         let reply = match envelope.read(request) {
-            Ok(()) => match shared.dispatcher.call(&envelope.method, &envelope.params, ctx.clone()).await {
-                Ok(result) => envelope.reply(Ok(&result)),
-                Err(error) => envelope.reply(Err(&error)),
-            },
+            Ok(()) => {
+                note(&envelope, ctx);
+                match shared.dispatcher.call(&envelope.method, &envelope.params, ctx.clone()).await {
+                    Ok(result) => envelope.reply(Ok(&result)),
+                    Err(error) => envelope.reply(Err(&error)),
+                }
+            }
             Err(error) => envelope.reply(Err(&error)),
         };
         if !envelope.is_notification() {

@@ -9,7 +9,7 @@ use jsonrpsee::types::{ErrorObjectOwned, Id, Params};
 use jsonrpsee::{ConnectionId, Extensions, MethodCallback, RpcModule};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tracing::{debug, error};
+use tracing::error;
 
 use super::StartError;
 use crate::args::Args;
@@ -58,7 +58,6 @@ impl Dispatcher {
         if let Some(status) = self.services.kernel.warmup() {
             return Err(RpcError::new(code::RPC_IN_WARMUP, status));
         }
-        debug!(target: "rpc", method, user = ctx.user, "call");
         let Some(MethodCallback::Async(callback)) = self.module.method(method) else {
             return Err(RpcError::method_not_found());
         };
