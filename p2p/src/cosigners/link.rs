@@ -160,18 +160,12 @@ async fn carry(
     stop: &mut oneshot::Receiver<DownReason>,
 ) -> DownReason {
     let (read, mut write) = stream.split();
+    let mut read = BufReader::with_capacity(PIECE_BYTES, read);
     let (pongs, pending_pongs) = mpsc::channel(PONG_QUEUE);
     let last_ping = Mutex::new(None);
     let mid_frame = AtomicBool::new(false);
     let reason = {
-        let receiver = Receiver {
-            peer,
-            stream: BufReader::with_capacity(PIECE_BYTES, read),
-            shared,
-            events,
-            pongs,
-            last_ping: &last_ping,
-        };
+        let receiver = Receiver { peer, stream: &mut read, shared, events, pongs, last_ping: &last_ping };
         let transmitter = Transmitter {
             stream: &mut write,
             queue,
@@ -191,7 +185,12 @@ async fn carry(
     if polite && !mid_frame.load(Ordering::Relaxed) {
         let goodbye = async {
             write.write_all(&Control::Goodbye.encode()).await?;
-            write.close().await
+            write.close().await?;
+            // Closing a socket with data unread resets it, and a reset overtakes the goodbye: wait
+            // until the peer has closed its half.
+            let mut sink = [0; 1024];
+            while read.read(&mut sink).await? > 0 {}
+            Ok::<(), std::io::Error>(())
         };
         // A peer that cannot be told notices the closed connection.
         let _ = timeout(GOODBYE_DEADLINE, goodbye).await;
@@ -204,7 +203,7 @@ type LastPing = Mutex<Option<(u64, Instant)>>;
 
 struct Receiver<'a> {
     peer: PeerId,
-    stream: BufReader<ReadHalf<Stream>>,
+    stream: &'a mut BufReader<ReadHalf<Stream>>,
     shared: &'a Shared,
     events: &'a EventSender,
     pongs: mpsc::Sender<u64>,
