@@ -40,8 +40,7 @@ pub(super) async fn keypoolrefill(ctx: Ctx, args: Args) -> RpcResult {
     let size = match args.opt_int::<i32>(0)? {
         None => None,
         Some(size) => Some(
-            u32::try_from(size)
-                .map_err(|_| RpcError::invalid_parameter("Invalid parameter, expected valid size."))?,
+            u32::try_from(size).map_err(|_| RpcError::invalid_parameter("Invalid parameter, expected valid size."))?,
         ),
     };
     select::ensure_unlocked(wallet.as_ref())?;

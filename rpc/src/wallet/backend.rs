@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bitcoin::bip32::Fingerprint;
-use bitcoin::{Address, Amount, BlockHash, Network, OutPoint, Script, Psbt, ScriptBuf, Sequence, SignedAmount, Transaction, Txid};
+use bitcoin::{
+    Address, Amount, BlockHash, Network, OutPoint, Psbt, Script, ScriptBuf, Sequence, SignedAmount, Transaction, Txid,
+};
 
 use crate::error::RpcError;
 
@@ -538,6 +540,24 @@ pub struct Movement {
     pub change: bool,
 }
 
+/// BIP125, as far as the wallet can see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replaceable {
+    Yes,
+    No,
+    Unknown,
+}
+
+impl Replaceable {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Yes => "yes",
+            Self::No => "no",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// One transaction of the wallet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WalletTx {
@@ -551,6 +571,7 @@ pub struct WalletTx {
     pub immature: bool,
     pub time: u64,
     pub time_received: u64,
+    pub replaceable: Replaceable,
     pub wallet_conflicts: Vec<Txid>,
     pub mempool_conflicts: Vec<Txid>,
     pub replaces: Option<Txid>,
@@ -645,7 +666,8 @@ pub trait Ledger {
     /// The last block the wallet has taken in.
     fn tip(&self) -> BlockRef;
     fn info(&self) -> LedgerInfo;
-    fn balances(&self, min_depth: u32, avoid_reuse: bool) -> Balances;
+    /// `include_nonmempool` counts coins spent outside the mempool too, and what that takes from the sum.
+    fn balances(&self, min_depth: u32, avoid_reuse: bool, include_nonmempool: bool) -> Balances;
     fn unspent(&self, filter: &UnspentFilter) -> Vec<Unspent>;
     /// In the order the wallet came to know them.
     fn txids(&self) -> Vec<Txid>;

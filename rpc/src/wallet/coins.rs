@@ -27,7 +27,7 @@ pub(super) async fn getbalance(ctx: Ctx, args: Args) -> RpcResult {
     let min_depth = args.opt_int::<i32>(1)?.unwrap_or(0);
     let avoid_reuse = select::avoid_reuse(wallet.as_ref(), args.opt_bool(3)?)?;
     let min_depth = u32::try_from(min_depth).unwrap_or(0);
-    let balances = select::query(wallet.as_ref(), |ledger| ledger.balances(min_depth, avoid_reuse))?;
+    let balances = select::query(wallet.as_ref(), |ledger| ledger.balances(min_depth, avoid_reuse, false))?;
     Ok(balances.trusted.into())
 }
 
@@ -35,7 +35,7 @@ pub(super) async fn getbalances(ctx: Ctx, _args: Args) -> RpcResult {
     let wallet = select::synced(&ctx).await?;
     let avoid_reuse = wallet.settings().avoid_reuse;
     let (balances, tip) =
-        select::query(wallet.as_ref(), |ledger| (ledger.balances(0, true), last_processed_block(ledger)))?;
+        select::query(wallet.as_ref(), |ledger| (ledger.balances(0, true, true), last_processed_block(ledger)))?;
     let mut mine = Value::obj()
         .with("trusted", balances.trusted)
         .with("untrusted_pending", balances.untrusted_pending)
@@ -119,12 +119,7 @@ fn known_coin(ledger: &dyn Ledger, coin: Unspent) -> KnownCoin {
     KnownCoin { coin, label, key }
 }
 
-fn unspent_row(
-    known: &KnownCoin,
-    ancestry: Option<Ancestry>,
-    show_reused: bool,
-    network: bitcoin::Network,
-) -> Value {
+fn unspent_row(known: &KnownCoin, ancestry: Option<Ancestry>, show_reused: bool, network: bitcoin::Network) -> Value {
     let KnownCoin { coin, label, key } = known;
     let mut row = Value::obj().with("txid", coin.outpoint.txid).with("vout", coin.outpoint.vout);
     if let Some(address) = params::address_of(&coin.script, network) {

@@ -2,8 +2,6 @@
 //!
 //! Source: Core's `WalletTxToJSON` and `ListTransactions`.
 
-use std::collections::BTreeMap;
-
 use bitcoin::{Network, SignedAmount, Txid};
 
 use crate::json::Value;
@@ -20,8 +18,8 @@ pub(super) struct Style<'a> {
     pub min_depth: i64,
     /// Show all of a transaction with each row.
     pub long: bool,
-    /// `bip125-replaceable` by txid, where it was asked for.
-    pub replaceable: Option<&'a BTreeMap<Txid, &'static str>>,
+    /// `bip125-replaceable` too, which Core shows with `-deprecatedrpc=bip125`.
+    pub replaceable: bool,
 }
 
 /// A negative amount.
@@ -65,8 +63,8 @@ pub(super) fn push_transaction(out: &mut Value, tx: &WalletTx, txid: Txid, style
     out.push("mempoolconflicts", Value::arr(tx.mempool_conflicts.iter().copied()));
     out.push("time", tx.time);
     out.push("timereceived", tx.time_received);
-    if let Some(replaceable) = style.replaceable {
-        out.push("bip125-replaceable", replaceable.get(&txid).copied().unwrap_or("no"));
+    if style.replaceable {
+        out.push("bip125-replaceable", tx.replaceable.as_str());
     }
     if let Some(comment) = &tx.comment {
         out.push("comment", comment);

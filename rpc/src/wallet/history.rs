@@ -1,7 +1,5 @@
 //! Transactions: the latest, those since a block, one of them.
 
-use std::collections::BTreeMap;
-
 use bitcoin::consensus::encode::serialize_hex;
 use bitcoin::hashes::Hash;
 use bitcoin::{BlockHash, Txid};
@@ -36,8 +34,8 @@ pub(super) async fn listtransactions(ctx: Ctx, args: Args) -> RpcResult {
     let skip = args.opt_int::<i32>(2)?.unwrap_or(0);
     let count = usize::try_from(count).map_err(|_| RpcError::invalid_parameter("Negative count"))?;
     let skip = usize::try_from(skip).map_err(|_| RpcError::invalid_parameter("Negative from"))?;
-    let replaceable = replaceable(&ctx, wallet.as_ref()).await?;
-    let style = Style { network, label, min_depth: 0, long: true, replaceable: replaceable.as_ref() };
+    let replaceable = ctx.services.control.deprecated_rpc_enabled("bip125");
+    let style = Style { network, label, min_depth: 0, long: true, replaceable };
     let newest_first = select::query(wallet.as_ref(), |ledger| {
         let mut rows = Vec::new();
         for txid in ledger.txids().iter().rev() {
@@ -60,8 +58,8 @@ pub(super) async fn gettransaction(ctx: Ctx, args: Args) -> RpcResult {
     let network = ctx.wallets()?.network();
     let txid = args.txid(0, "txid")?;
     let verbose = args.opt_bool(2)?.unwrap_or(false);
-    let replaceable = replaceable(&ctx, wallet.as_ref()).await?;
-    let style = Style { network, label: None, min_depth: 0, long: false, replaceable: replaceable.as_ref() };
+    let replaceable = ctx.services.control.deprecated_rpc_enabled("bip125");
+    let style = Style { network, label: None, min_depth: 0, long: false, replaceable };
     let (mut out, tip, tx) = select::query(wallet.as_ref(), |ledger| {
         let tx = ledger.transaction(&txid, false).ok_or_else(unknown)?;
         let out = describe(ledger, &tx, txid, &style);
@@ -124,31 +122,6 @@ pub(super) async fn abandontransaction(ctx: Ctx, args: Args) -> RpcResult {
     Ok(Value::Null)
 }
 
-/// Core's deprecated replaceability of unconfirmed transactions, where `-deprecatedrpc=bip125` asks for it.
-async fn replaceable(ctx: &Ctx, wallet: &dyn WalletHandle) -> Result<Option<BTreeMap<Txid, &'static str>>> {
-    if !ctx.services.control.deprecated_rpc_enabled("bip125") {
-        return Ok(None);
-    }
-    let unconfirmed: Vec<(Txid, bool)> = select::query(wallet, |ledger| {
-        let found = ledger.txids().into_iter().filter_map(|txid| ledger.transaction(&txid, false));
-        found.filter(|tx| tx.confirmations <= 0).map(|tx| (tx.txid(), tx.tx.is_explicitly_rbf())).collect()
-    })?;
-    let mut known = BTreeMap::new();
-    for (txid, signals) in unconfirmed {
-        let status = if signals { "yes" } else { inherited(ctx, txid).await };
-        known.insert(txid, status);
-    }
-    Ok(Some(known))
-}
-
-/// Whether an ancestor in the mempool makes it replaceable.
-async fn inherited(ctx: &Ctx, txid: Txid) -> &'static str {
-    let request = Value::arr([txid]).compact();
-    let Ok(answer) = ctx.kernel("getmempoolentry", request).await else { return "unknown" };
-    let entry = Value::parse(&answer).unwrap_or_default();
-    if entry.member("bip125-replaceable").as_bool().unwrap_or(false) { "yes" } else { "no" }
-}
-
 // ---------------------------------------------------------------------------------------------------------------------
 // listsinceblock
 
@@ -165,14 +138,8 @@ pub(super) async fn listsinceblock(ctx: Ctx, args: Args) -> RpcResult {
     let include_removed = args.opt_bool(3)?.unwrap_or(true);
     let include_change = args.opt_bool(4)?.unwrap_or(false);
     let label = if args.is_null(5) { None } else { Some(params::label(args.get(5))?) };
-    let replaceable = replaceable(&ctx, wallet.as_ref()).await?;
-    let style = |min_depth| Style {
-        network,
-        label: label.as_deref(),
-        min_depth,
-        long: true,
-        replaceable: replaceable.as_ref(),
-    };
+    let replaceable = ctx.services.control.deprecated_rpc_enabled("bip125");
+    let style = |min_depth| Style { network, label: label.as_deref(), min_depth, long: true, replaceable };
     let height = since.as_ref().map(|since| since.fork_height);
     let (transactions, tip) = select::query(wallet.as_ref(), |ledger| {
         let tip = ledger.tip();

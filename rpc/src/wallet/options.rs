@@ -64,12 +64,7 @@ pub(super) fn recipients(outputs: Vec<Output>, subtract: &Value) -> Result<Vec<R
 /// Applies the options to a request whose recipients and inputs stand already.
 ///
 /// `override_min`: a fee rate of the user's own is not held against the minimum rates.
-pub(super) fn apply(
-    request: &mut SpendRequest,
-    options: &Value,
-    network: Network,
-    override_min: bool,
-) -> Result<()> {
+pub(super) fn apply(request: &mut SpendRequest, options: &Value, network: Network, override_min: bool) -> Result<()> {
     // A boolean is what very old callers pass; it means nothing.
     if !options.is_null() && options.as_bool().is_none() {
         params::check_options(options, KNOWN)?;
@@ -243,9 +238,7 @@ pub(super) fn chosen_inputs(value: &Value, lock_time: u32, rbf: bool) -> Result<
 /// Weights given with the inputs themselves.
 pub(super) fn input_weights(request: &mut SpendRequest, inputs: &Value, options: &Value) -> Result<()> {
     if options.find("input_weights").is_some() {
-        return Err(RpcError::invalid_parameter(
-            "Input weights should be specified in inputs rather than in options.",
-        ));
+        return Err(RpcError::invalid_parameter("Input weights should be specified in inputs rather than in options."));
     }
     for entry in inputs.as_arr().unwrap_or_default() {
         if entry.find("weight").is_some() {

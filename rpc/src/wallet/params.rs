@@ -158,9 +158,8 @@ fn mode_of(text: &str) -> Result<EstimateMode> {
 }
 
 fn target_of(value: &Value) -> Result<u16> {
-    let refused = || {
-        RpcError::invalid_parameter(format!("Invalid conf_target, must be between 1 and {MAX_CONFIRM_TARGET}"))
-    };
+    let refused =
+        || RpcError::invalid_parameter(format!("Invalid conf_target, must be between 1 and {MAX_CONFIRM_TARGET}"));
     let target: i32 = args::int_of(value)?;
     if !(1..=MAX_CONFIRM_TARGET).contains(&i64::from(target)) {
         return Err(refused());
@@ -201,10 +200,7 @@ pub(super) fn outputs(value: &Value, network: Network) -> Result<Vec<Output>> {
     }
 }
 
-fn parse_outputs<'a>(
-    members: impl Iterator<Item = &'a (String, Value)>,
-    network: Network,
-) -> Result<Vec<Output>> {
+fn parse_outputs<'a>(members: impl Iterator<Item = &'a (String, Value)>, network: Network) -> Result<Vec<Output>> {
     let mut outputs: Vec<Output> = Vec::new();
     for (name, value) in members {
         let output = if name == "data" {
@@ -215,8 +211,8 @@ fn parse_outputs<'a>(
         } else {
             let script = script_of(name, network);
             let amount = amount::from_value(value)?;
-            let script = script
-                .ok_or_else(|| RpcError::invalid_address_or_key(format!("Invalid Bitcoin address: {name}")))?;
+            let script =
+                script.ok_or_else(|| RpcError::invalid_address_or_key(format!("Invalid Bitcoin address: {name}")))?;
             if outputs.iter().any(|known| known.name != "data" && known.script == script) {
                 let text = format!("Invalid parameter, duplicated address: {name}");
                 return Err(RpcError::invalid_parameter(text));
@@ -231,8 +227,8 @@ fn parse_outputs<'a>(
 fn data_script(value: &Value) -> Result<ScriptBuf> {
     let text = Value::Str(value.val_str().to_owned());
     let bytes = args::hex_of(&text, "Data")?;
-    let push = PushBytesBuf::try_from(bytes)
-        .map_err(|_| RpcError::invalid_parameter("Data does not fit in a script"))?;
+    let push =
+        PushBytesBuf::try_from(bytes).map_err(|_| RpcError::invalid_parameter("Data does not fit in a script"))?;
     Ok(ScriptBuf::new_op_return(push))
 }
 

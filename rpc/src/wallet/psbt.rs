@@ -336,3 +336,71 @@ fn count(value: &[u8]) -> Result<u64, DecodeError> {
     let count: VarInt = encode::deserialize(value).map_err(|_| DecodeError::Field("count"))?;
     if count.0 > MAX_MAPS { Err(DecodeError::Field("count")) } else { Ok(count.0) }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use bitcoin::hashes::Hash;
+
+    fn unsigned(inputs: u32) -> Transaction {
+        let input = |vout| TxIn {
+            previous_output: OutPoint { txid: Txid::all_zeros(), vout },
+            sequence: Sequence::ENABLE_RBF_NO_LOCKTIME,
+            ..TxIn::default()
+        };
+        Transaction {
+            version: transaction::Version::TWO,
+            lock_time: absolute::LockTime::from_consensus(7),
+            input: (0..inputs).map(input).collect(),
+            output: vec![TxOut { value: Amount::from_sat(5), script_pubkey: ScriptBuf::from_bytes(vec![0x51]) }],
+        }
+    }
+
+    #[test]
+    fn both_versions_survive_a_round_trip() {
+        for inputs in [1, 3] {
+            let psbt = Psbt::from_unsigned_tx(unsigned(inputs)).unwrap();
+            for version in [Version::Zero, Version::latest(&psbt)] {
+                let (read, read_version) = decode(&encode(&psbt, &version)).unwrap();
+                assert_eq!(read, psbt);
+                assert_eq!(encode(&read, &read_version), encode(&psbt, &version));
+            }
+        }
+    }
+
+    #[test]
+    fn lock_times_follow_bip370() {
+        let time = |time| Required { time: Some(time), height: None };
+        let height = |height| Required { time: None, height: Some(height) };
+        let both = Required { time: Some(1_700_000_000), height: Some(9) };
+        for (required, fallback, expected) in [
+            (vec![], None, Ok(0)),
+            (vec![], Some(5), Ok(5)),
+            (vec![Required::default()], Some(5), Ok(5)),
+            (vec![height(3), height(8)], Some(5), Ok(8)),
+            (vec![both, height(3)], None, Ok(9)),
+            (vec![both, time(1_600_000_000)], None, Ok(1_700_000_000)),
+            (vec![height(3), time(1_600_000_000)], None, Err(DecodeError::LockTimes)),
+        ] {
+            assert_eq!(lock_time(&required, fallback), expected, "{required:?}");
+        }
+    }
+
+    #[test]
+    fn signing_fixes_what_was_modifiable() {
+        let mut version = Version::Two { fallback_lock_time: None, modifiable: Some(0b111), required: Vec::new() };
+        version.fix_inputs_and_outputs();
+        assert_eq!(version, Version::Two { fallback_lock_time: None, modifiable: Some(0b100), required: Vec::new() });
+    }
+
+    #[test]
+    fn malformed_texts_are_refused() {
+        let good = STANDARD.decode(encode(&Psbt::from_unsigned_tx(unsigned(1)).unwrap(), &Version::Zero)).unwrap();
+        assert_eq!(decode("!"), Err(DecodeError::Base64));
+        assert_eq!(decode("AAAA"), Err(DecodeError::Magic));
+        for length in MAGIC.len()..good.len() {
+            assert!(decode(&STANDARD.encode(good.get(..length).unwrap())).is_err(), "{length} bytes");
+        }
+    }
+}

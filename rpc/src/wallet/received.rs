@@ -113,8 +113,7 @@ pub(super) async fn listreceivedbyaddress(ctx: Ctx, args: Args) -> RpcResult {
     let only = match args.opt_str(3)?.filter(|text| !text.is_empty()) {
         None => None,
         Some(text) => Some(
-            params::script_of(text, network)
-                .ok_or_else(|| RpcError::wallet("address_filter parameter was invalid"))?,
+            params::script_of(text, network).ok_or_else(|| RpcError::wallet("address_filter parameter was invalid"))?,
         ),
     };
     select::query(wallet.as_ref(), |ledger| {

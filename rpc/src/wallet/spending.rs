@@ -89,20 +89,12 @@ pub(super) async fn fundrawtransaction(ctx: Ctx, args: Args) -> RpcResult {
             .output
             .iter()
             .zip(bear)
-            .map(|(out, subtract_fee)| Recipient {
-                script: out.script_pubkey.clone(),
-                amount: out.value,
-                subtract_fee,
-            })
+            .map(|(out, subtract_fee)| Recipient { script: out.script_pubkey.clone(), amount: out.value, subtract_fee })
             .collect(),
         inputs: tx
             .input
             .iter()
-            .map(|input| ChosenInput {
-                outpoint: input.previous_output,
-                sequence: Some(input.sequence),
-                weight: None,
-            })
+            .map(|input| ChosenInput { outpoint: input.previous_output, sequence: Some(input.sequence), weight: None })
             .collect(),
         lock_time: Some(tx.lock_time.to_consensus_u32()),
         version: tx.version.0,

@@ -81,12 +81,7 @@ const MANAGE: &[Method] = &[
         "Looks for the wallet's transactions in the blocks again. Returns {\"start_height\":n,\"stop_height\":n}.",
         local!(rescan::rescanblockchain),
     ),
-    Method::wallet(
-        "abortrescan",
-        &[],
-        "Stops a rescan under way; true if there was one.",
-        local!(rescan::abortrescan),
-    ),
+    Method::wallet("abortrescan", &[], "Stops a rescan under way; true if there was one.", local!(rescan::abortrescan)),
 ];
 
 const ADDRESSES: &[Method] = &[
@@ -143,12 +138,7 @@ const ADDRESSES: &[Method] = &[
 const COINS: &[Method] = &[
     Method::wallet(
         "getbalance",
-        &[
-            Arg::opt("dummy", Kind::Str),
-            MINCONF,
-            INCLUDE_WATCHONLY,
-            Arg::opt("avoid_reuse", Kind::Bool),
-        ],
+        &[Arg::opt("dummy", Kind::Str), MINCONF, INCLUDE_WATCHONLY, Arg::opt("avoid_reuse", Kind::Bool)],
         "What the wallet can spend now.",
         local!(coins::getbalance),
     ),
@@ -329,9 +319,7 @@ const SPENDING: &[Method] = &[
     Method::wallet(
         "send",
         &[
-            Arg::req("outputs", Kind::Arr)
-                .unchecked()
-                .oneline("[{\"address\":amount,...},{\"data\":\"hex\"},...]"),
+            Arg::req("outputs", Kind::Arr).unchecked().oneline("[{\"address\":amount,...},{\"data\":\"hex\"},...]"),
             CONF_TARGET,
             ESTIMATE_MODE,
             FEE_RATE,
@@ -385,11 +373,8 @@ const SIGNING: &[Method] = &[
     Method::wallet(
         "walletcreatefundedpsbt",
         &[
-            Arg::opt("inputs", Kind::Arr)
-                .oneline("[{\"txid\":\"hex\",\"vout\":n,\"sequence\":n,\"weight\":n},...]"),
-            Arg::req("outputs", Kind::Arr)
-                .unchecked()
-                .oneline("[{\"address\":amount,...},{\"data\":\"hex\"},...]"),
+            Arg::opt("inputs", Kind::Arr).oneline("[{\"txid\":\"hex\",\"vout\":n,\"sequence\":n,\"weight\":n},...]"),
+            Arg::req("outputs", Kind::Arr).unchecked().oneline("[{\"address\":amount,...},{\"data\":\"hex\"},...]"),
             Arg::opt("locktime", Kind::Num),
             Arg::opt("options", Kind::NamedObj).oneline("options").inner(options::WALLETCREATEFUNDEDPSBT),
             Arg::opt("bip32derivs", Kind::Bool),
@@ -465,11 +450,7 @@ const KEYS: &[Method] = &[
     ),
     Method::wallet(
         "restorewallet",
-        &[
-            Arg::req("wallet_name", Kind::Str).text(),
-            Arg::req("backup_file", Kind::Str).text(),
-            LOAD_ON_STARTUP,
-        ],
+        &[Arg::req("wallet_name", Kind::Str).text(), Arg::req("backup_file", Kind::Str).text(), LOAD_ON_STARTUP],
         "Restores a wallet from a backup and loads it.",
         local!(unavailable::restorewallet),
     ),

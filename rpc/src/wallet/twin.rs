@@ -1,0 +1,323 @@
+//! A set of wallets with the records a test gives them: it signs nothing and notes what it was asked.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bitcoin::hashes::Hash;
+use bitcoin::{Address, Amount, BlockHash, Network, OutPoint, Psbt, Script, ScriptBuf, Transaction, Txid};
+
+use super::backend::*;
+use crate::error::{RpcError, code};
+
+/// An address of the twin's network, and one that is always ours.
+pub(super) const OURS: &str = "bcrt1qtmp74ayg7p24uslctssvjm06q5phz4yrxucgnv";
+pub(super) const THEIRS: &str = "mipcBbFg9gMiCh81Kj8tqqdgoZub1ZJRfn";
+
+pub(super) fn script(address: &str) -> ScriptBuf {
+    address.parse::<Address<_>>().unwrap().require_network(Network::Regtest).unwrap().script_pubkey()
+}
+
+#[derive(Clone, Default)]
+pub(super) struct Records {
+    pub balances: Balances,
+    pub unspent: Vec<Unspent>,
+    pub txs: Vec<WalletTx>,
+    pub keys: BTreeMap<ScriptBuf, KeyView>,
+    pub book: Vec<BookEntry>,
+    pub coins: BTreeMap<OutPoint, CoinState>,
+    pub locked: Vec<OutPoint>,
+    pub descriptors: Vec<DescriptorView>,
+}
+
+impl Ledger for Records {
+    fn tip(&self) -> BlockRef {
+        BlockRef { hash: BlockHash::all_zeros(), height: 101 }
+    }
+
+    fn info(&self) -> LedgerInfo {
+        LedgerInfo { tx_count: 3, keypool_external: 40, keypool_internal: 41, birthtime: Some(1_296_688_602) }
+    }
+
+    fn balances(&self, _min_depth: u32, _avoid_reuse: bool, _include_nonmempool: bool) -> Balances {
+        self.balances
+    }
+
+    fn unspent(&self, filter: &UnspentFilter) -> Vec<Unspent> {
+        let wanted = |coin: &&Unspent| {
+            (filter.min_conf..=filter.max_conf).contains(&coin.confirmations)
+                && (filter.scripts.is_empty() || filter.scripts.contains(&coin.script))
+        };
+        self.unspent.iter().filter(wanted).cloned().collect()
+    }
+
+    fn txids(&self) -> Vec<Txid> {
+        self.txs.iter().map(WalletTx::txid).collect()
+    }
+
+    fn transaction(&self, txid: &Txid, _include_change: bool) -> Option<WalletTx> {
+        self.txs.iter().find(|tx| tx.txid() == *txid).cloned()
+    }
+
+    fn is_mine(&self, script: &Script) -> bool {
+        self.keys.contains_key(script)
+    }
+
+    fn is_change(&self, script: &Script) -> bool {
+        self.is_mine(script) && self.label(script).is_none()
+    }
+
+    fn key(&self, script: &Script) -> Option<KeyView> {
+        self.keys.get(script).cloned()
+    }
+
+    fn label(&self, script: &Script) -> Option<String> {
+        self.book.iter().find(|entry| entry.script.as_script() == script).map(|entry| entry.label.clone())
+    }
+
+    fn address_book(&self) -> Vec<BookEntry> {
+        self.book.clone()
+    }
+
+    fn descriptors(&self) -> Vec<DescriptorView> {
+        self.descriptors.clone()
+    }
+
+    fn coin(&self, outpoint: &OutPoint) -> CoinState {
+        self.coins.get(outpoint).copied().unwrap_or(CoinState::UnknownTransaction)
+    }
+
+    fn locked_coins(&self) -> Vec<OutPoint> {
+        self.locked.clone()
+    }
+
+    fn address_balances(&self) -> BTreeMap<ScriptBuf, Amount> {
+        BTreeMap::new()
+    }
+}
+
+/// What the wallet was asked to do.
+#[derive(Default)]
+pub(super) struct Asked {
+    pub spend: Option<SpendRequest>,
+    pub note: Option<SendNote>,
+    pub address: Option<(String, AddressType)>,
+    pub locked: Vec<OutPoint>,
+}
+
+pub(super) struct TwinWallet {
+    pub name: String,
+    pub settings: WalletSettings,
+    pub encryption: Encryption,
+    pub records: Records,
+    /// What funding comes to.
+    pub poor: bool,
+    pub asked: Mutex<Asked>,
+}
+
+impl TwinWallet {
+    pub(super) fn new(name: &str, records: Records) -> TwinWallet {
+        TwinWallet {
+            name: name.to_owned(),
+            settings: WalletSettings {
+                private_keys_enabled: true,
+                avoid_reuse: false,
+                blank: false,
+                address_type: AddressType::Bech32,
+                change_type: None,
+                signal_rbf: true,
+                devquorum: Some((2, 3)),
+            },
+            encryption: Encryption::None,
+            records,
+            poor: false,
+            asked: Mutex::default(),
+        }
+    }
+
+    fn note_spend(&self, request: &SpendRequest) {
+        self.asked.lock().unwrap().spend = Some(request.clone());
+    }
+}
+
+fn refused() -> RpcError {
+    RpcError::internal("the twin does not do this")
+}
+
+#[async_trait]
+impl WalletHandle for TwinWallet {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn settings(&self) -> WalletSettings {
+        self.settings.clone()
+    }
+
+    fn encryption(&self) -> Encryption {
+        self.encryption
+    }
+
+    fn scanning(&self) -> Option<Scanning> {
+        None
+    }
+
+    async fn synced(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn read(&self, f: &mut dyn FnMut(&dyn Ledger)) {
+        f(&self.records);
+    }
+
+    async fn new_address(&self, label: &str, address_type: AddressType) -> Result<Address> {
+        self.asked.lock().unwrap().address = Some((label.to_owned(), address_type));
+        Ok(OURS.parse::<Address<_>>().unwrap().assume_checked())
+    }
+
+    async fn change_address(&self, address_type: AddressType) -> Result<Address> {
+        self.new_address("change", address_type).await
+    }
+
+    async fn set_avoid_reuse(&self, _value: bool) -> Result<()> {
+        Ok(())
+    }
+
+    async fn set_label(&self, _script: &Script, _label: &str) -> Result<()> {
+        Ok(())
+    }
+
+    async fn keypool_refill(&self, _size: Option<u32>) -> Result<()> {
+        Ok(())
+    }
+
+    async fn lock_coins(&self, coins: &[OutPoint], _persistent: bool) -> Result<()> {
+        self.asked.lock().unwrap().locked = coins.to_vec();
+        Ok(())
+    }
+
+    async fn unlock_coins(&self, _coins: Option<&[OutPoint]>) -> Result<()> {
+        Ok(())
+    }
+
+    async fn abandon(&self, _txid: Txid) -> Result<()> {
+        Ok(())
+    }
+
+    async fn fund(&self, request: &SpendRequest) -> Result<Funded> {
+        self.note_spend(request);
+        if self.poor {
+            return Err(RpcError::wallet("Insufficient funds"));
+        }
+        let tx = Transaction {
+            version: bitcoin::transaction::Version(request.version),
+            lock_time: bitcoin::absolute::LockTime::ZERO,
+            input: vec![bitcoin::TxIn::default()],
+            output: request
+                .recipients
+                .iter()
+                .map(|to| bitcoin::TxOut { value: to.amount, script_pubkey: to.script.clone() })
+                .collect(),
+        };
+        Ok(Funded { tx, fee: Amount::from_sat(141), change_position: None })
+    }
+
+    async fn send(&self, request: &SpendRequest, note: &SendNote) -> Result<Sent> {
+        self.note_spend(request);
+        self.asked.lock().unwrap().note = Some(note.clone());
+        if self.poor {
+            return Err(RpcError::new(code::RPC_WALLET_INSUFFICIENT_FUNDS, "Insufficient funds"));
+        }
+        Ok(Sent { txid: Txid::all_zeros(), fee_reason: FeeReason::Fallback })
+    }
+
+    async fn commit(&self, tx: Transaction, _note: &SendNote) -> Result<Txid> {
+        Ok(tx.compute_txid())
+    }
+
+    async fn sign_transaction(
+        &self,
+        tx: Transaction,
+        _prevouts: &[PrevOut],
+        _sighash: SighashType,
+    ) -> Result<SignedTransaction> {
+        let errors = vec![InputError { input: 0, text: "Input not found or already spent".to_owned() }];
+        Ok(SignedTransaction { tx, complete: false, errors })
+    }
+
+    async fn process_psbt(&self, psbt: Psbt, _options: PsbtOptions) -> Result<ProcessedPsbt> {
+        Ok(ProcessedPsbt { psbt, complete: false, tx: None })
+    }
+
+    async fn sign_message(&self, _script: &Script, _message: &str) -> Result<String> {
+        Ok("c2lnbmF0dXJl".to_owned())
+    }
+
+    async fn rescan(&self, start: u32, stop: Option<u32>) -> Result<Rescanned> {
+        Ok(Rescanned { start, stop: stop.or(Some(101)) })
+    }
+
+    fn abort_rescan(&self) -> bool {
+        false
+    }
+
+    fn ancestry(&self, _txid: &Txid) -> Option<Ancestry> {
+        Some(Ancestry { count: 2, size_vbytes: 282, fees: Amount::from_sat(282) })
+    }
+
+    async fn quorum(&self) -> Result<Option<QuorumInfo>> {
+        Ok(Some(QuorumInfo { epoch: 1, threshold: 2, ..QuorumInfo::default() }))
+    }
+
+    fn signing_sessions(&self) -> Vec<SigningSession> {
+        Vec::new()
+    }
+}
+
+#[derive(Default)]
+pub(super) struct TwinWallets {
+    pub loaded: Vec<Arc<TwinWallet>>,
+    pub created: Mutex<Vec<CreateWallet>>,
+}
+
+#[async_trait]
+impl Wallets for TwinWallets {
+    fn network(&self) -> Network {
+        Network::Regtest
+    }
+
+    async fn create(&self, request: CreateWallet) -> Result<Loaded> {
+        let name = request.name.clone();
+        self.created.lock().unwrap().push(request);
+        Ok(Loaded { name, warnings: Vec::new() })
+    }
+
+    async fn load(&self, _name: &str, _load_on_startup: Option<bool>) -> Result<Loaded> {
+        Err(refused())
+    }
+
+    async fn unload(&self, name: &str, _load_on_startup: Option<bool>) -> Result<Loaded> {
+        Ok(Loaded { name: name.to_owned(), warnings: Vec::new() })
+    }
+
+    fn list(&self) -> Vec<String> {
+        self.loaded.iter().map(|wallet| wallet.name.clone()).collect()
+    }
+
+    async fn list_dir(&self) -> Result<Vec<WalletOnDisk>> {
+        Ok(Vec::new())
+    }
+
+    fn get(&self, name: &str) -> Option<Arc<dyn WalletHandle>> {
+        let found = self.loaded.iter().find(|wallet| wallet.name == name)?;
+        Some(Arc::clone(found) as Arc<dyn WalletHandle>)
+    }
+
+    fn cosigner_info(&self) -> Result<CosignerInfo> {
+        Ok(CosignerInfo { peerid: "12D3KooW".to_owned(), protocol_version: 1, ..CosignerInfo::default() })
+    }
+
+    async fn cosigners(&self) -> Result<Vec<Cosigner>> {
+        Ok(vec![Cosigner { peerid: "12D3KooW".to_owned(), latency_us: Some(412), ..Cosigner::default() }])
+    }
+}
