@@ -7,10 +7,10 @@ use std::ops::Range;
 
 use bitcoin::{Address, Script, ScriptBuf};
 
+use super::Wallet;
 use super::keychain::{AddressType, Branch, ChainId, KeyId, KeyInfo};
 use super::labels::Purpose;
 use super::storage::{Durability, StorageError};
-use super::Wallet;
 
 /// Why no address was handed out.
 #[derive(Debug, thiserror::Error)]

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::{Amount, OutPoint, ScriptBuf, SignedAmount, Txid};
 
-use super::record::TxRecord;
 use super::Wallet;
+use super::record::TxRecord;
 
 /// What a wallet holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -4,9 +4,9 @@ use std::collections::HashSet;
 
 use bitcoin::{Amount, OutPoint, ScriptBuf, TxOut};
 
+use super::Wallet;
 use super::balance::TrustCache;
 use super::keychain::KeyId;
-use super::Wallet;
 
 /// Which coins are asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,11 +100,10 @@ impl Wallet {
                     let truc = record.tx.version.0 == TRUC_VERSION;
                     let has_child = (0..record.tx.output.len()).any(|vout| {
                         let vout = u32::try_from(vout).unwrap_or(u32::MAX);
-                        self.ledger
-                            .spenders(OutPoint::new(record.txid, vout))
-                            .any(super::record::TxRecord::in_mempool)
+                        self.ledger.spenders(OutPoint::new(record.txid, vout)).any(super::record::TxRecord::in_mempool)
                     });
-                    if truc != (version == TRUC_VERSION) || (truc && (has_child || self.has_unconfirmed_parent(record))) {
+                    if truc != (version == TRUC_VERSION) || (truc && (has_child || self.has_unconfirmed_parent(record)))
+                    {
                         continue;
                     }
                 }
@@ -142,9 +141,11 @@ impl Wallet {
     }
 
     fn has_unconfirmed_parent(&self, record: &super::record::TxRecord) -> bool {
-        record.tx.input.iter().any(|input| {
-            self.ledger.get(&input.previous_output.txid).is_none_or(|parent| !parent.is_confirmed())
-        })
+        record
+            .tx
+            .input
+            .iter()
+            .any(|input| self.ledger.get(&input.previous_output.txid).is_none_or(|parent| !parent.is_confirmed()))
     }
 
     /// Where a coin stands.

@@ -4,8 +4,8 @@
 
 use miniscript::descriptor::checksum::desc_checksum;
 
-use super::keychain::{AccountXpub, AddressType, ChainId, KeyInfo};
 use super::Wallet;
+use super::keychain::{AccountXpub, AddressType, ChainId, KeyInfo};
 
 /// One row of `listdescriptors`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,12 +10,12 @@ use std::collections::BTreeSet;
 use bdk_chain::BlockId;
 use bitcoin::{Block, Transaction, Txid};
 
+use super::Wallet;
 use super::keychain::Branch;
 use super::labels::Purpose;
 use super::ledger::Arrival;
 use super::record::{BlockPosition, TxState};
 use super::storage::{Durability, StorageError, Write};
-use super::Wallet;
 
 /// Seconds a block's time may be before the wallet's birth and still be looked at.
 const BIRTH_WINDOW_S: u64 = 2 * 2 * 60 * 60;
@@ -269,7 +269,9 @@ impl Wallet {
             writes.push(self.pool.row(key.chain)?);
             if key.chain.branch == Branch::External {
                 for index in before.min(key.index)..=key.index {
-                    let Some(info) = self.keys.derive(super::keychain::KeyId { chain: key.chain, index }) else { continue };
+                    let Some(info) = self.keys.derive(super::keychain::KeyId { chain: key.chain, index }) else {
+                        continue;
+                    };
                     if self.book.entry(&info.script).is_none() {
                         self.book.set(&info.script, "", Some(Purpose::Receive));
                         writes.push(self.book.row(&info.script)?);

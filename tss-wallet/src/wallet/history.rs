@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use bitcoin::{Amount, OutPoint, ScriptBuf, SignedAmount, Transaction, Txid};
 
-use super::record::{BlockPosition, TxRecord};
 use super::Wallet;
+use super::record::{BlockPosition, TxRecord};
 
 /// Core's word for what an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,8 +209,8 @@ impl Wallet {
         let mut tallies: BTreeMap<ScriptBuf, Tally> = BTreeMap::new();
         for record in self.ledger.ordered() {
             let depth = self.ledger.depth(record);
-            let coinbase_early = record.tx.is_coinbase()
-                && (depth < 1 || (!include_immature && self.ledger.is_immature(record)));
+            let coinbase_early =
+                record.tx.is_coinbase() && (depth < 1 || (!include_immature && self.ledger.is_immature(record)));
             if depth < i64::from(min_conf) || coinbase_early {
                 continue;
             }

@@ -82,10 +82,6 @@ impl Ledger {
         std::mem::take(&mut self.dirty)
     }
 
-    pub(crate) fn mark_dirty(&mut self, txid: Txid) {
-        self.dirty.insert(txid);
-    }
-
     pub(crate) fn edit(&mut self, txid: &Txid, edit: impl FnOnce(&mut TxRecord)) -> bool {
         let Some(record) = self.records.get_mut(txid) else { return false };
         edit(record);
@@ -327,7 +323,9 @@ impl Ledger {
         let mut losers: BTreeSet<Txid> = BTreeSet::new();
         for input in &tx.input {
             losers.extend(
-                self.spenders(input.previous_output).filter(|record| record.is_block_conflicted()).map(|record| record.txid),
+                self.spenders(input.previous_output)
+                    .filter(|record| record.is_block_conflicted())
+                    .map(|record| record.txid),
             );
         }
         for loser in losers {
@@ -378,7 +376,8 @@ impl Ledger {
             return block_time_max;
         }
         let now = arrival.now();
-        let latest_entry = self.ordered().rev().map(TxRecord::time).find(|time| *time <= now.saturating_add(TIME_TOLERANCE_S));
+        let latest_entry =
+            self.ordered().rev().map(TxRecord::time).find(|time| *time <= now.saturating_add(TIME_TOLERANCE_S));
         let latest_now = latest_entry.map_or(now, |entry| now.max(entry));
         latest_entry.unwrap_or(0).max(position.time.min(latest_now))
     }

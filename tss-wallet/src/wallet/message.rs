@@ -4,15 +4,15 @@
 
 use bitcoin::hashes::Hash as _;
 use bitcoin::script::Script;
-use bitcoin::secp256k1::ecdsa::{RecoverableSignature, RecoveryId, Signature};
 use bitcoin::secp256k1::Message;
+use bitcoin::secp256k1::ecdsa::{RecoverableSignature, RecoveryId, Signature};
 use bitcoin::sighash::EcdsaSighashType;
-use bitcoin::sign_message::{signed_msg_hash, MessageSignature};
+use bitcoin::sign_message::{MessageSignature, signed_msg_hash};
 use secp256k1::SECP256K1;
 
+use super::Wallet;
 use super::keychain::AddressType;
 use super::signing::{SighashKind, SigningItem};
-use super::Wallet;
 
 /// Why a message cannot be signed; Core's texts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

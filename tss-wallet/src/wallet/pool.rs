@@ -83,9 +83,10 @@ impl Pool {
 
     /// Above every index that is watched: `keypool_size` scripts from the next one on, never fewer than before.
     pub fn range_end(&self, chain: ChainId, keypool_size: u32) -> u32 {
-        let first_free = self.leases.get(&chain).map_or(0, |lease| {
-            lease.free.first().map_or(lease.used_end, |(start, _)| (*start).max(lease.used_end))
-        });
+        let first_free = self
+            .leases
+            .get(&chain)
+            .map_or(0, |lease| lease.free.first().map_or(lease.used_end, |(start, _)| (*start).max(lease.used_end)));
         first_free.saturating_add(keypool_size).max(self.leased_end(chain))
     }
 

@@ -66,8 +66,7 @@ impl Wallet {
                     continue;
                 }
                 if input.non_witness_utxo.is_none() {
-                    input.non_witness_utxo =
-                        self.ledger.get(&outpoint.txid).map(|record| record.tx.as_ref().clone());
+                    input.non_witness_utxo = self.ledger.get(&outpoint.txid).map(|record| record.tx.as_ref().clone());
                 }
             }
             let Some(coin) = coin_of(psbt, index)? else { continue };
@@ -157,9 +156,9 @@ impl Wallet {
             let Some(key) = self.key_info(&coin.script_pubkey) else { continue };
             let Some(input) = psbt.inputs.get_mut(index).filter(|input| !is_final(input)) else { continue };
             let held = match key.address_type() {
-                AddressType::Bech32m => input.tap_key_sig.map(|held| {
-                    (GroupSignature::Schnorr(held.signature), SighashKind::Taproot(held.sighash_type))
-                }),
+                AddressType::Bech32m => input
+                    .tap_key_sig
+                    .map(|held| (GroupSignature::Schnorr(held.signature), SighashKind::Taproot(held.sighash_type))),
                 _ => input
                     .partial_sigs
                     .get(&bitcoin::PublicKey::new(key.public_key))
@@ -215,9 +214,10 @@ fn describe_input(input: &mut Input, coin: TxOut, key: &KeyInfo, bip32_derivs: b
 /// Taproot signatures cover all coins, so a transaction that has only such inputs needs no whole previous ones.
 fn drop_unneeded_transactions(psbt: &mut Psbt) {
     let all_taproot = psbt.inputs.iter().all(|input| {
-        let taproot = input.witness_utxo.as_ref().is_some_and(|coin| {
-            coin.script_pubkey.witness_version().is_some_and(|version| version.to_num() >= 1)
-        });
+        let taproot = input
+            .witness_utxo
+            .as_ref()
+            .is_some_and(|coin| coin.script_pubkey.witness_version().is_some_and(|version| version.to_num() >= 1));
         let anyone = input.sighash_type.is_some_and(|sighash| sighash.to_u32() & 0x80 != 0);
         taproot && !anyone
     });

@@ -29,9 +29,14 @@ pub enum TxState {
     Confirmed(BlockPosition),
     InMempool,
     /// A block spends one of its inputs, or an ancestor's, in another way.
-    BlockConflicted { hash: BlockHash, height: u32 },
+    BlockConflicted {
+        hash: BlockHash,
+        height: u32,
+    },
     /// Known to the wallet alone.
-    Inactive { abandoned: bool },
+    Inactive {
+        abandoned: bool,
+    },
 }
 
 impl TxState {

@@ -13,8 +13,8 @@ use bitcoin::sighash::{EcdsaSighashType, Prevouts, SighashCache, TapSighashType}
 use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, TxOut, Witness};
 use secp256k1::SECP256K1;
 
-use super::keychain::{AddressType, KeyInfo};
 use super::Wallet;
+use super::keychain::{AddressType, KeyInfo};
 
 /// The sighash type of one signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -287,7 +287,8 @@ impl Wallet {
         for (index, coin) in coins.iter().enumerate() {
             let Some(output) = coin.as_ref().map(PrevCoin::output) else { continue };
             let Some(key) = self.key_info(&output.script_pubkey) else { continue };
-            let filled = tx.input.get(index).is_some_and(|input| !input.script_sig.is_empty() || !input.witness.is_empty());
+            let filled =
+                tx.input.get(index).is_some_and(|input| !input.script_sig.is_empty() || !input.witness.is_empty());
             if filled && check(&tx, index, &output, outputs.as_deref()).is_ok() {
                 continue;
             }

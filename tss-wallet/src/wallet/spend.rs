@@ -237,7 +237,6 @@ struct ChangePlan {
     fee: i64,
     cost: i64,
     output_vbytes: u64,
-    spend_vbytes: u64,
 }
 
 impl Wallet {
@@ -277,13 +276,9 @@ impl Wallet {
         let aim = Aim {
             target: sats(target),
             subtract_fee: subtract > 0,
-            rate: params.fee_rate,
-            long_term_rate: params.long_term_rate,
             change_fee: change.fee,
             cost_of_change: change.cost,
             min_viable_change: change.min_viable,
-            change_output_weight: change.output_vbytes * 4,
-            change_spend_weight: change.spend_vbytes * 4,
             max_input_weight: max_weight.saturating_sub((no_inputs_vbytes + change.output_vbytes) * 4),
         };
         let chosen = self.choose_inputs(params, &aim, sats(recipients_sum), rng)?;
@@ -304,7 +299,9 @@ impl Wallet {
                 }
             }
         };
-        let ours = fresh.map(|chain| chain.address_type).or_else(|| self.keys.key_of(&script).map(|key| key.chain.address_type));
+        let ours = fresh
+            .map(|chain| chain.address_type)
+            .or_else(|| self.keys.key_of(&script).map(|key| key.chain.address_type));
         let spend_vbytes = ours.map_or(FOREIGN_CHANGE_SPEND_VBYTES, |kind| vbytes(input_weight(kind)));
         let output_vbytes = output_size(&script);
         let fee = sats(params.fee_rate.fee(output_vbytes));
@@ -318,7 +315,6 @@ impl Wallet {
             fee,
             cost: fee + spend_fee,
             output_vbytes,
-            spend_vbytes,
         }
     }
 
@@ -388,11 +384,8 @@ impl Wallet {
         let together = params.avoid_partial_spends || (params.avoid_reuse && self.meta.avoid_reuse);
         let groups = group_coins(&coins, params, together);
         let preset_weight: u64 = chosen.iter().map(|(_, input)| input.weight).sum();
-        let rest = Aim {
-            target: missing,
-            max_input_weight: aim.max_input_weight.saturating_sub(preset_weight),
-            ..*aim
-        };
+        let rest =
+            Aim { target: missing, max_input_weight: aim.max_input_weight.saturating_sub(preset_weight), ..*aim };
         let picked = select::choose(&groups, &rest, params.include_unsafe, rng).map_err(|reason| match reason {
             NoSelection::TooHeavy => SpendError::InputsTooHeavy,
             NoSelection::NotEnough => {
@@ -412,8 +405,13 @@ impl Wallet {
             .map(|coin| {
                 let kind = coin.key.chain.address_type;
                 let segwit = kind != AddressType::Legacy;
-                let input =
-                    Input { prevout: coin.output, key: Some(coin.key), weight: input_weight(kind), segwit, sequence: None };
+                let input = Input {
+                    prevout: coin.output,
+                    key: Some(coin.key),
+                    weight: input_weight(kind),
+                    segwit,
+                    sequence: None,
+                };
                 (coin.outpoint, input)
             })
             .collect();
@@ -512,7 +510,8 @@ fn group_coins(coins: &[Coin], params: &SpendParams, together: bool) -> Vec<Grou
         let long_term_fee = sats(params.long_term_rate.fee(vbytes(weight)));
         let depth_others = if coin.from_me { u32::MAX } else { coin.depth };
         let place = open.get(&coin.output.script_pubkey).copied().filter(|_| together);
-        let group = place.and_then(|place| groups.get_mut(place)).filter(|group| group.outpoints.len() < MAX_GROUP_COINS);
+        let group =
+            place.and_then(|place| groups.get_mut(place)).filter(|group| group.outpoints.len() < MAX_GROUP_COINS);
         if let Some(group) = group {
             group.outpoints.push(coin.outpoint);
             group.value += sats(coin.output.value);
@@ -547,8 +546,7 @@ fn unsigned(
     outputs: Vec<TxOut>,
     rng: &mut dyn RngCore,
 ) -> Transaction {
-    let default_sequence =
-        if params.rbf { Sequence::ENABLE_RBF_NO_LOCKTIME } else { Sequence::ENABLE_LOCKTIME_NO_RBF };
+    let default_sequence = if params.rbf { Sequence::ENABLE_RBF_NO_LOCKTIME } else { Sequence::ENABLE_LOCKTIME_NO_RBF };
     let inputs = chosen
         .iter()
         .map(|(outpoint, input)| TxIn {

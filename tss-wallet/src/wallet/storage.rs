@@ -71,7 +71,11 @@ pub struct MemoryStore {
 impl Storage for MemoryStore {
     fn rows(&self, table: Table) -> Result<Rows, StorageError> {
         let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(rows.iter().filter(|((of, _), _)| *of == table).map(|((_, key), value)| (key.clone(), value.clone())).collect())
+        Ok(rows
+            .iter()
+            .filter(|((of, _), _)| *of == table)
+            .map(|((_, key), value)| (key.clone(), value.clone()))
+            .collect())
     }
 
     fn write(&self, writes: &[Write], _durability: Durability) -> Result<(), StorageError> {

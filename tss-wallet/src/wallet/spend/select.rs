@@ -1,25 +1,21 @@
-//! Choosing coins: branch and bound for the cheapest selection, a random draw beside it, the less wasteful of the two.
+//! Choosing coins: branch and bound for a selection without change, a random draw, the fewest coins; the least wasteful.
 //!
-//! `bdk_coin_select` searches; it counts rates in floating point, so what it finds is checked here in whole satoshi and
-//! topped up where it falls short. Coins are taken in tiers (well confirmed, confirmed, own unconfirmed change, unsafe)
+//! `bdk_coin_select` searches, by a metric of ours in whole satoshi. Coins are taken in tiers (well confirmed, confirmed, own unconfirmed change, unsafe)
 //! and, where that is possible, from one address type alone. Source: Core's `AutomaticCoinSelection`, Murch's waste
 //! metric.
 
-use bdk_coin_select::metrics::LowestFee;
-use bdk_coin_select::{
-    Candidate, ChangePolicy, CoinSelector, DrainWeights, FeeRate as FloatRate, Target, TargetFee, TargetOutputs,
-};
+use bdk_coin_select::float::Ordf32;
+use bdk_coin_select::{BnbMetric, Candidate, CoinSelector};
 use bitcoin::OutPoint;
-use rand::seq::SliceRandom;
 use rand::RngCore;
+use rand::seq::SliceRandom;
 
-use super::fees::FeeRate;
 use crate::wallet::keychain::AddressType;
 
 /// Rounds of branch and bound; each costs a few microseconds for a wallet of a few hundred coins.
-const MAX_ROUNDS: usize = 1_000;
-/// Above this many coins only the random draw is tried: a round's cost grows with the number of coins.
-const MAX_BNB_COINS: usize = 2_000;
+const MAX_ROUNDS: usize = 500;
+/// Above this many coins the search is left out: a round's cost grows with the number of coins.
+const MAX_BNB_COINS: usize = 500;
 /// What a random draw leaves for change, so that change is of use: Core's `CHANGE_LOWER`.
 const CHANGE_LOWER_SAT: i64 = 50_000;
 
@@ -47,13 +43,9 @@ pub(super) struct Aim {
     pub target: i64,
     /// Whether recipients pay the fee.
     pub subtract_fee: bool,
-    pub rate: FeeRate,
-    pub long_term_rate: FeeRate,
     pub change_fee: i64,
     pub cost_of_change: i64,
     pub min_viable_change: i64,
-    pub change_output_weight: u64,
-    pub change_spend_weight: u64,
     pub max_input_weight: u64,
 }
 
@@ -64,7 +56,7 @@ impl Aim {
 
     /// What the excess of a selection becomes: change, or nothing when it is too small for it.
     pub fn change_of(&self, excess: i64) -> i64 {
-        let change = excess - self.change_fee;
+        let change = if self.subtract_fee { excess } else { excess - self.change_fee };
         if change < self.min_viable_change { 0 } else { change }
     }
 
@@ -98,7 +90,8 @@ pub(super) fn choose(
     include_unsafe: bool,
     rng: &mut dyn RngCore,
 ) -> Result<Vec<OutPoint>, NoSelection> {
-    let confirmed = |others: u32| move |group: &&Group| group.depth_own >= 1 && group.depth_others >= others && group.safe;
+    let confirmed =
+        |others: u32| move |group: &&Group| group.depth_own >= 1 && group.depth_others >= others && group.safe;
     let tiers: [(Vec<&Group>, bool); 4] = [
         (groups.iter().filter(confirmed(6)).collect(), false),
         (groups.iter().filter(confirmed(1)).collect(), true),
@@ -113,7 +106,8 @@ pub(super) fn choose(
         }
         let mut best: Option<(i64, Vec<&Group>)> = None;
         for address_type in AddressType::ALL {
-            let of_type: Vec<&Group> = worthy.iter().copied().filter(|group| group.address_type == address_type).collect();
+            let of_type: Vec<&Group> =
+                worthy.iter().copied().filter(|group| group.address_type == address_type).collect();
             consider(&of_type, aim, rng, &mut best, &mut heavy);
         }
         if best.is_none() && mixed {
@@ -153,16 +147,54 @@ fn consider<'a>(
     }
 }
 
-fn float(rate: FeeRate) -> FloatRate {
-    // Only to order candidates; what is found is checked in integers.
-    FloatRate::from_sat_per_vb(rate.0 as f32 / 1000.0)
+/// Waste of a selection that needs no change, in whole satoshi. (The metrics that come with `bdk_coin_select` count fees
+/// in single-precision floats and assert on what rounding breaks.)
+struct Changeless<'g> {
+    groups: &'g [&'g Group],
+    aim: &'g Aim,
+}
+
+impl Changeless<'_> {
+    fn sums(&self, indices: impl Iterator<Item = usize>) -> (i64, i64) {
+        indices.filter_map(|index| self.groups.get(index)).fold((0, 0), |(worth, timing), group| {
+            (worth + self.aim.worth(group), timing + group.fee - group.long_term_fee)
+        })
+    }
+
+    fn over(&self, worth: i64) -> bool {
+        self.aim.change_of(worth - self.aim.target) > 0
+    }
+}
+
+/// Only to compare selections; the search orders by it.
+fn comparable(waste: i64) -> Ordf32 {
+    Ordf32(waste as f32)
+}
+
+impl BnbMetric for Changeless<'_> {
+    fn score(&mut self, selector: &CoinSelector<'_>) -> Option<Ordf32> {
+        let (worth, timing) = self.sums(selector.selected_indices().iter().copied());
+        let excess = worth - self.aim.target;
+        (excess >= 0 && !self.over(worth)).then(|| comparable(timing + excess))
+    }
+
+    fn bound(&mut self, selector: &CoinSelector<'_>) -> Option<Ordf32> {
+        let (worth, timing) = self.sums(selector.selected_indices().iter().copied());
+        if self.over(worth) {
+            return None;
+        }
+        let (more, later) = self.sums(selector.unselected_indices());
+        (worth + more >= self.aim.target).then(|| comparable(timing + later.min(0)))
+    }
 }
 
 fn branch_and_bound<'a>(groups: &[&'a Group], aim: &Aim) -> Option<Vec<&'a Group>> {
     if groups.len() > MAX_BNB_COINS {
         return None;
     }
-    let candidates: Vec<Candidate> = groups
+    let mut order: Vec<&Group> = groups.to_vec();
+    order.sort_by_key(|group| std::cmp::Reverse(aim.worth(group)));
+    let candidates: Vec<Candidate> = order
         .iter()
         .map(|group| Candidate {
             value: u64::try_from(group.value).unwrap_or(0),
@@ -171,40 +203,9 @@ fn branch_and_bound<'a>(groups: &[&'a Group], aim: &Aim) -> Option<Vec<&'a Group
             is_segwit: group.segwit,
         })
         .collect();
-    let rate = if aim.subtract_fee { FloatRate::ZERO } else { float(aim.rate) };
-    let target = Target {
-        fee: TargetFee { rate, replace: None },
-        // The fees of outputs are part of the value to reach.
-        outputs: TargetOutputs { value_sum: u64::try_from(aim.target).ok()?, weight_sum: 0, n_outputs: 1 },
-    };
-    let drain_weights =
-        DrainWeights { output_weight: aim.change_output_weight, spend_weight: aim.change_spend_weight, n_outputs: 1 };
-    let change_policy = ChangePolicy::min_value(drain_weights, u64::try_from(aim.min_viable_change).ok()?);
     let mut selector = CoinSelector::new(&candidates);
-    let metric = LowestFee { target, long_term_feerate: float(aim.long_term_rate), change_policy };
-    selector.run_bnb(metric, MAX_ROUNDS).ok()?;
-    let mut chosen: Vec<&Group> =
-        selector.selected_indices().iter().filter_map(|index| groups.get(*index).copied()).collect();
-    top_up(&mut chosen, groups, selector.selected_indices(), aim);
-    Some(chosen)
-}
-
-/// Adds the smallest coin that closes the gap rounding left, or the largest while none does.
-fn top_up<'a>(
-    chosen: &mut Vec<&'a Group>,
-    groups: &[&'a Group],
-    selected: &std::collections::BTreeSet<usize>,
-    aim: &Aim,
-) {
-    let mut rest: Vec<&Group> =
-        groups.iter().enumerate().filter(|(index, _)| !selected.contains(index)).map(|(_, group)| *group).collect();
-    rest.sort_by_key(|group| aim.worth(group));
-    while !aim.reached(chosen) {
-        let gap = aim.target - chosen.iter().map(|group| aim.worth(group)).sum::<i64>();
-        let next = rest.iter().position(|group| aim.worth(group) >= gap).or_else(|| rest.len().checked_sub(1));
-        let Some(next) = next else { return };
-        chosen.push(rest.remove(next));
-    }
+    selector.run_bnb(Changeless { groups: &order, aim }, MAX_ROUNDS).ok()?;
+    Some(selector.selected_indices().iter().filter_map(|index| order.get(*index).copied()).collect())
 }
 
 /// Coins in random order until the target and a change worth having are reached, or the target alone.
