@@ -249,21 +249,25 @@ fn positional(method: &Method, members: Vec<(String, Value)>) -> Result<Vec<Valu
         first_named.get_or_insert(arg.names);
         out.push(value);
     }
-    if let Some(at) = given.iter().position(|(name, value)| name == "args" && value.as_arr().is_some()) {
-        if let (_, Value::Arr(mut first)) = given.remove(at) {
-            if let Some(name) = first_named.filter(|_| initial_hole < first.len()) {
-                let message = format!("Parameter {name} specified twice both as positional and named argument");
-                return Err(RpcError::invalid_parameter(message));
-            }
-            let rest = out.len().saturating_sub(first.len());
-            first.extend(out.split_off(out.len() - rest));
-            out = first;
+    let args = given.iter().position(|(name, value)| name == "args" && value.as_arr().is_some());
+    if let Some((_, Value::Arr(first))) = args.map(|at| given.remove(at)) {
+        if let Some(name) = first_named.filter(|_| initial_hole < first.len()) {
+            let message = format!("Parameter {name} specified twice both as positional and named argument");
+            return Err(RpcError::invalid_parameter(message));
         }
+        out = overlaid(first, out);
     }
     if let Some((name, _)) = given.first() {
         return Err(RpcError::invalid_parameter(format!("Unknown named parameter {name}")));
     }
     Ok(out)
+}
+
+/// `first`, followed by what `named` has beyond its length.
+fn overlaid(mut first: Vec<Value>, named: Vec<Value>) -> Vec<Value> {
+    let taken = first.len();
+    first.extend(named.into_iter().skip(taken));
+    first
 }
 
 fn twice(name: &str) -> RpcError {
