@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::backend::Services;
 use crate::subnet::Subnet;
@@ -89,9 +89,18 @@ impl Default for Config {
     }
 }
 
-/// Why the server cannot start. Core shows one line for all of them and the reason in its log.
+/// The server cannot start. Core shows this one line for every reason, and the reason in its log; so does this.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+#[error("Unable to start HTTP server. See debug log for details.")]
+pub struct StartError {
+    /// The reason, as it stands in the log.
+    #[source]
+    pub reason: StartReason,
+}
+
+/// Why the server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartReason {
     #[error("{0}")]
     Config(String),
     #[error("Unable to bind any endpoint for RPC server")]
@@ -121,6 +130,14 @@ pub struct Server {
 impl Server {
     /// Binds, writes the cookie and serves. Methods answer -28 until the kernel's warm-up is over.
     pub async fn start(config: Config, services: Arc<Services>) -> Result<Server, StartError> {
+        let started = Server::try_start(config, services).await;
+        started.map_err(|reason| {
+            error!(target: "http", "{reason}");
+            StartError { reason }
+        })
+    }
+
+    async fn try_start(config: Config, services: Arc<Services>) -> Result<Server, StartReason> {
         let allowed = listen::allowed(&config.allow_ip)?;
         let listeners = listen::bind(&config).await?;
         let shared = Arc::new(Shared {
@@ -205,4 +222,4 @@ async fn accept(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

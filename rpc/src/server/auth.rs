@@ -16,7 +16,7 @@ use rand::RngCore as _;
 use sha2::Sha256;
 use tracing::{info, warn};
 
-use super::{Config, StartError};
+use super::{Config, StartReason};
 
 /// The user of the cookie file.
 pub const COOKIE_USER: &str = "__cookie__";
@@ -40,7 +40,7 @@ struct Entry {
 
 impl Access {
     /// Reads the options and writes the cookie file where one is due.
-    pub fn new(config: &Config) -> Result<Access, StartError> {
+    pub fn new(config: &Config) -> Result<Access, StartReason> {
         let mut entries = Vec::new();
         let mut cookie = None;
         if !config.password.is_empty() {
@@ -62,7 +62,7 @@ impl Access {
             cookie,
         };
         for text in &config.auth {
-            let entry = Entry::parse(text).ok_or_else(|| StartError::Config("Invalid -rpcauth argument.".into()))?;
+            let entry = Entry::parse(text).ok_or_else(|| StartReason::Config("Invalid -rpcauth argument.".into()))?;
             access.entries.push(entry);
         }
         Ok(access)
@@ -166,14 +166,14 @@ fn whitelist(options: &[String]) -> BTreeMap<String, BTreeSet<String>> {
 }
 
 /// Writes `user:password` to a temporary name and renames it; returns the password.
-fn write_cookie(path: &Path, perms: Option<&str>) -> Result<String, StartError> {
+fn write_cookie(path: &Path, perms: Option<&str>) -> Result<String, StartReason> {
     let mode = match perms {
         None | Some("owner") => 0o600,
         Some("group") => 0o640,
         Some("all") => 0o644,
         Some(other) => {
             let text = format!("Invalid -rpccookieperms={other}; must be one of 'owner', 'group', or 'all'.");
-            return Err(StartError::Config(text));
+            return Err(StartReason::Config(text));
         }
     };
     let mut raw = [0u8; COOKIE_BYTES];
@@ -188,7 +188,7 @@ fn write_cookie(path: &Path, perms: Option<&str>) -> Result<String, StartError> 
         fs::rename(&temporary, path)?;
         fs::set_permissions(path, fs::Permissions::from_mode(mode))
     };
-    write().map_err(StartError::Cookie)?;
+    write().map_err(StartReason::Cookie)?;
     info!(target: "rpc", "Generated RPC authentication cookie {}", path.display());
     Ok(password)
 }
@@ -222,7 +222,7 @@ mod tests {
     fn malformed_rpcauth_stops_the_start() {
         for bad in ["", "\"\"", "foo", "foo:bar", "foo:bar:baz", "foo$bar:baz", "foo$bar$baz", "a:b$c$d"] {
             let config = Config { auth: vec![RPCAUTH.into(), bad.into()], ..Config::default() };
-            assert!(matches!(Access::new(&config), Err(StartError::Config(_))), "{bad}");
+            assert!(matches!(Access::new(&config), Err(StartReason::Config(_))), "{bad}");
         }
     }
 
@@ -245,7 +245,7 @@ mod tests {
         assert!(Access::new(&config).is_err());
         fs::create_dir(dir.path().join(".cookie.tmp")).unwrap();
         let config = Config { cookie_file: Some(path.clone()), ..Config::default() };
-        assert!(matches!(Access::new(&config), Err(StartError::Cookie(_))));
+        assert!(matches!(Access::new(&config), Err(StartReason::Cookie(_))));
         assert!(!path.exists());
     }
 

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tracing::error;
 
-use super::StartError;
+use super::StartReason;
 use crate::args::Args;
 use crate::backend::{Ctx, Services};
 use crate::code;
@@ -38,12 +38,12 @@ struct Reply<'a> {
 
 impl Dispatcher {
     /// Registers every row of the table; the wallet's only where there are wallets.
-    pub fn new(services: Arc<Services>) -> Result<Dispatcher, StartError> {
+    pub fn new(services: Arc<Services>) -> Result<Dispatcher, StartReason> {
         let mut module = RpcModule::new(());
         for method in methods::all(services.wallets.is_some()) {
             module
                 .register_async_method(method.name, move |params, _, extensions| run(method, params, extensions))
-                .map_err(|error| StartError::Config(error.to_string()))?;
+                .map_err(|error| StartReason::Config(error.to_string()))?;
         }
         Ok(Dispatcher { module, services })
     }

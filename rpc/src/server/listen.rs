@@ -7,18 +7,18 @@ use std::net::IpAddr;
 use tokio::net::{TcpListener, TcpSocket, lookup_host};
 use tracing::{info, warn};
 
-use super::{Config, StartError};
+use super::{Config, StartReason};
 use crate::subnet::Subnet;
 
 /// Connections that the system holds for us until we accept them.
 const BACKLOG: u32 = 1024;
 
 /// Loopback, and what `-rpcallowip` adds.
-pub fn allowed(options: &[String]) -> Result<Vec<Subnet>, StartError> {
+pub fn allowed(options: &[String]) -> Result<Vec<Subnet>, StartReason> {
     let mut subnets: Vec<Subnet> = ["127.0.0.0/8", "::1"].into_iter().filter_map(Subnet::parse).collect();
     for option in options {
         let subnet = Subnet::parse(option).ok_or_else(|| {
-            StartError::Config(format!(
+            StartReason::Config(format!(
                 "Invalid -rpcallowip subnet specification: {option}. Valid values are a single IP (e.g. 1.2.3.4), a \
                  network/netmask (e.g. 1.2.3.4/255.255.255.0), a network/CIDR (e.g. 1.2.3.4/24), all ipv4 \
                  (0.0.0.0/0), or all ipv6 (::/0). RFC4193 is allowed only if -cjdnsreachable=0."
@@ -30,7 +30,7 @@ pub fn allowed(options: &[String]) -> Result<Vec<Subnet>, StartError> {
 }
 
 /// Binds what can be bound; an error if that is nothing.
-pub async fn bind(config: &Config) -> Result<Vec<TcpListener>, StartError> {
+pub async fn bind(config: &Config) -> Result<Vec<TcpListener>, StartReason> {
     let mut listeners = Vec::new();
     for (host, port) in endpoints(config)? {
         info!(target: "http", "Binding RPC on address {host} port {port}");
@@ -51,7 +51,7 @@ pub async fn bind(config: &Config) -> Result<Vec<TcpListener>, StartError> {
             }
         }
     }
-    if listeners.is_empty() { Err(StartError::Bind) } else { Ok(listeners) }
+    if listeners.is_empty() { Err(StartReason::Bind) } else { Ok(listeners) }
 }
 
 fn listen(address: std::net::SocketAddr) -> std::io::Result<TcpListener> {
@@ -61,7 +61,7 @@ fn listen(address: std::net::SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-fn endpoints(config: &Config) -> Result<Vec<(String, u16)>, StartError> {
+fn endpoints(config: &Config) -> Result<Vec<(String, u16)>, StartReason> {
     if config.bind.is_empty() || config.allow_ip.is_empty() {
         if !config.allow_ip.is_empty() {
             warn!(
@@ -82,7 +82,7 @@ fn endpoints(config: &Config) -> Result<Vec<(String, u16)>, StartError> {
 }
 
 /// `host`, `host:port`, `[v6]`, `[v6]:port`, or a bare IPv6 address.
-fn endpoint(text: &str, default_port: u16) -> Result<(String, u16), StartError> {
+fn endpoint(text: &str, default_port: u16) -> Result<(String, u16), StartReason> {
     let bare = |host: &str| host.trim_start_matches('[').trim_end_matches(']').to_owned();
     if text.parse::<IpAddr>().is_ok() {
         return Ok((text.to_owned(), default_port));
@@ -90,7 +90,7 @@ fn endpoint(text: &str, default_port: u16) -> Result<(String, u16), StartError> 
     match text.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => match port.parse::<u16>() {
             Ok(port) if port > 0 => Ok((bare(host), port)),
-            _ => Err(StartError::Config(format!("Invalid port specified in -rpcbind: '{text}'"))),
+            _ => Err(StartReason::Config(format!("Invalid port specified in -rpcbind: '{text}'"))),
         },
         _ => Ok((bare(text), default_port)),
     }

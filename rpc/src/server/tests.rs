@@ -1,7 +1,7 @@
 //! A real server on a port of its own, with backends that answer by rote.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod twin;
+pub(crate) mod twin;
 
 use std::time::Duration;
 
