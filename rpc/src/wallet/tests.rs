@@ -22,7 +22,9 @@ struct Kernel;
 impl KernelRpc for Kernel {
     fn execute(&self, method: &str, params: &str, _user: &str, _uri: &str) -> Result<String, RpcError> {
         match method {
-            "validateaddress" => Ok(r#"{"isvalid":false,"error_locations":[],"error":"Invalid Bech32 checksum"}"#.into()),
+            "validateaddress" => {
+                Ok(r#"{"isvalid":false,"error_locations":[],"error":"Invalid Bech32 checksum"}"#.into())
+            }
             "getdescriptorinfo" if params.contains("prv") => Ok(r#"{"hasprivatekeys":true}"#.into()),
             "getdescriptorinfo" => Ok(r#"{"hasprivatekeys":false}"#.into()),
             "decodepsbt" => Err(RpcError::new(-22, "TX decode failed invalid base64")),
@@ -54,12 +56,7 @@ fn call_at(wallets: &Arc<TwinWallets>, path: Option<&str>, name: &str, params: &
         control: twin,
         wallets: Some(Arc::clone(wallets) as Arc<dyn Wallets>),
     };
-    let ctx = Ctx {
-        services: Arc::new(services),
-        user: "u".into(),
-        wallet: path.map(str::to_owned),
-        uri: "/".into(),
-    };
+    let ctx = Ctx { services: Arc::new(services), user: "u".into(), wallet: path.map(str::to_owned), uri: "/".into() };
     let method = method(name);
     let args = Args::bind(&method, Value::parse(params).unwrap(), || method.help())?;
     let Handler::Local(function) = method.handler else { panic!("{name} is not answered here") };
@@ -91,13 +88,9 @@ fn the_wallet_is_the_one_of_the_path_or_the_only_one() {
         ..TwinWallets::default()
     });
     let none = Arc::new(TwinWallets::default());
-    for (wallets, path, code) in [
-        (&two, Some("a"), 0),
-        (&two, Some("c"), -18),
-        (&two, None, -19),
-        (&none, None, -18),
-        (&plain(), None, 0),
-    ] {
+    for (wallets, path, code) in
+        [(&two, Some("a"), 0), (&two, Some("c"), -18), (&two, None, -19), (&none, None, -18), (&plain(), None, 0)]
+    {
         let outcome = call_at(wallets, path, "getbalance", "[]").map_or_else(|error| error.code, |_| 0);
         assert_eq!(outcome, code, "{path:?}");
     }
@@ -149,7 +142,12 @@ fn bad_payments_are_refused_in_cores_words() {
         ("sendmany", format!(r#"["",{{"{OURS}":1}},0,"",[-5]]"#), -8, sffo("negative position: -5")),
         ("sendmany", format!(r#"["",{{"{OURS}":1}},0,"",[5]]"#), -8, sffo("position too large: 5")),
         ("sendmany", format!(r#"["",{{"{OURS}":1}},0,"",[false]]"#), -8, sffo("invalid value type: bool")),
-        ("sendmany", format!(r#"["",{{"{OURS}":1,"{other}":1}},0,"",[0,"{OURS}"]]"#), -8, sffo("duplicated position: 0")),
+        (
+            "sendmany",
+            format!(r#"["",{{"{OURS}":1,"{other}":1}},0,"",[0,"{OURS}"]]"#),
+            -8,
+            sffo("duplicated position: 0"),
+        ),
     ] {
         assert_eq!(refused(name, &params), (code, text.to_owned()), "{name} {params}");
     }
@@ -158,8 +156,7 @@ fn bad_payments_are_refused_in_cores_words() {
 const FEE_AND_TARGET: &str = "Cannot specify both conf_target and fee_rate. Please provide either a confirmation \
                               target in blocks for automatic fee estimation, or an explicit fee rate.";
 const TARGET: &str = "Invalid conf_target, must be between 1 and 1008";
-const MODE: &str =
-    "Invalid estimate_mode parameter, must be one of: \"unset\", \"economical\", \"conservative\"";
+const MODE: &str = "Invalid estimate_mode parameter, must be one of: \"unset\", \"economical\", \"conservative\"";
 
 /// Lives as long as the test needs it.
 fn sffo(text: &str) -> &'static str {
@@ -169,7 +166,8 @@ fn sffo(text: &str) -> &'static str {
 #[test]
 fn a_payment_reaches_the_wallet_as_it_was_asked_for() {
     let wallets = plain();
-    let params = format!(r#"{{"address":"{THEIRS}","amount":"0.5","fee_rate":1.5,"verbose":true,"idempotency_key":"k"}}"#);
+    let params =
+        format!(r#"{{"address":"{THEIRS}","amount":"0.5","fee_rate":1.5,"verbose":true,"idempotency_key":"k"}}"#);
     let sent = call_at(&wallets, None, "sendtoaddress", &params).unwrap().compact();
     assert_eq!(sent, format!(r#"{{"txid":"{}","fee_reason":"Fallback fee"}}"#, "0".repeat(64)));
     let asked = wallets.loaded[0].asked.lock().unwrap();
@@ -217,11 +215,7 @@ fn a_locked_share_is_minus_13() {
 fn funding_takes_a_transaction_without_inputs() {
     let wallets = plain();
     // What `createrawtransaction [] {address: 1}` gives: it could be read as one with a witness, and is not.
-    let raw = format!(
-        "02000000000100e1f50500000000{:02x}{}00000000",
-        script(OURS).len(),
-        script(OURS).to_hex_string()
-    );
+    let raw = format!("02000000000100e1f50500000000{:02x}{}00000000", script(OURS).len(), script(OURS).to_hex_string());
     let funded = call_at(&wallets, None, "fundrawtransaction", &format!("[\"{raw}\"]")).unwrap();
     assert_eq!(funded.member("fee").compact(), "0.00000141");
     assert_eq!(funded.member("changepos").compact(), "-1");
@@ -252,7 +246,12 @@ fn other_bad_arguments_are_refused_in_cores_words() {
         ("getnewaddress", r#"["*"]"#.to_owned(), -11, "Invalid label name"),
         ("getnewaddress", r#"["","x"]"#.to_owned(), -5, "Unknown address type 'x'"),
         ("getbalance", r#"["x"]"#.to_owned(), -32, "dummy first argument must be excluded or set to \"*\"."),
-        ("getaddressinfo", r#"["bcrt1q049edschfnwystcqnsvyfpj23mpsg3jcedq9xv"]"#.to_owned(), -5, "Invalid Bech32 checksum"),
+        (
+            "getaddressinfo",
+            r#"["bcrt1q049edschfnwystcqnsvyfpj23mpsg3jcedq9xv"]"#.to_owned(),
+            -5,
+            "Invalid Bech32 checksum",
+        ),
         ("setlabel", r#"["x","y"]"#.to_owned(), -5, "Invalid Bitcoin address"),
         ("signmessage", r#"["invalid_addr","m"]"#.to_owned(), -5, "Invalid address"),
         ("signmessage", format!(r#"["{OURS}","m"]"#), -3, "Address does not refer to key"),
@@ -279,10 +278,25 @@ fn other_bad_arguments_are_refused_in_cores_words() {
         ("setwalletflag", r#"["x"]"#.to_owned(), -8, "Unknown wallet flag: x"),
         ("setwalletflag", r#"["descriptor_wallet"]"#.to_owned(), -8, "Wallet flag is immutable: descriptor_wallet"),
         ("send", format!(r#"[{{"{OURS}":1}},6]"#), -8, "Specify estimate_mode"),
-        ("send", format!(r#"[{{"{OURS}":1}},null,null,null,{{"feeRate":1}}]"#), -8, "Use fee_rate (sat/vB) instead of feeRate"),
-        ("walletcreatefundedpsbt", "[[],[1]]".to_owned(), -8, "Invalid parameter, key-value pair not an object as expected"),
+        (
+            "send",
+            format!(r#"[{{"{OURS}":1}},null,null,null,{{"feeRate":1}}]"#),
+            -8,
+            "Use fee_rate (sat/vB) instead of feeRate",
+        ),
+        (
+            "walletcreatefundedpsbt",
+            "[[],[1]]".to_owned(),
+            -8,
+            "Invalid parameter, key-value pair not an object as expected",
+        ),
         ("walletcreatefundedpsbt", "[[],{}]".to_owned(), -8, "TX must have at least one output"),
-        ("walletcreatefundedpsbt", format!(r#"[[],{{"{OURS}":1}},0,{{}},true,4]"#), -8, "Invalid parameter, version out of range(1~3)"),
+        (
+            "walletcreatefundedpsbt",
+            format!(r#"[[],{{"{OURS}":1}},0,{{}},true,4]"#),
+            -8,
+            "Invalid parameter, version out of range(1~3)",
+        ),
     ] {
         assert_eq!(refused(name, &params), (code, text.to_owned()), "{name} {params}");
     }
@@ -318,7 +332,8 @@ fn a_wallet_is_made_with_what_was_asked() {
 fn private_descriptors_are_refused_one_by_one() {
     let params = r#"[[{"desc":"wpkh(tprv)","timestamp":"now"},{"desc":"wpkh(tpub)","timestamp":0},{"timestamp":0}]]"#;
     let rows = call("importdescriptors", params).unwrap();
-    let texts: Vec<_> = rows.as_arr().unwrap().iter().map(|row| row.member("error").member("message").val_str()).collect();
+    let texts: Vec<_> =
+        rows.as_arr().unwrap().iter().map(|row| row.member("error").member("message").val_str()).collect();
     assert_eq!(
         texts,
         [

@@ -78,7 +78,8 @@ fn every_wallet_method_of_core_is_there_with_its_arguments() {
 
 #[test]
 fn what_is_ours_is_marked_so() {
-    let ours: Vec<_> = METHODS.iter().copied().flatten().filter(|method| method.new).map(|method| method.name).collect();
+    let ours: Vec<_> =
+        METHODS.iter().copied().flatten().filter(|method| method.new).map(|method| method.name).collect();
     assert_eq!(ours, ["getcosignerinfo", "enumeratecosigners", "getquoruminfo", "listsigningsessions"]);
     for (name, argument) in
         [("createwallet", "quorum"), ("sendtoaddress", "idempotency_key"), ("sendmany", "idempotency_key")]
