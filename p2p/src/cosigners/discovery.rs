@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::book::Source;
-use super::limits::{DHT_QUERIES_PER_ROUND, MAX_RESOLVED, RESOLVE_DEADLINE};
+use super::limits::{DHT_QUERIES_PER_ROUND, MAX_ADDRESSES_PER_PEER, MAX_RESOLVED, RESOLVE_DEADLINE};
 use super::owner::Owner;
 use super::swarm::{Behaviour, BehaviourEvent};
 
@@ -59,10 +59,10 @@ impl Owner {
             return;
         }
         let same_host = is_loopback(observed);
-        for address in addresses {
-            if is_loopback(&address) && !same_host {
-                continue;
-            }
+        // What it names now replaces what it named before.
+        forget(&mut self.swarm, &peer);
+        let usable = addresses.into_iter().filter(|address| same_host || !is_loopback(address));
+        for address in usable.take(MAX_ADDRESSES_PER_PEER) {
             if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
                 kad.add_address(&peer, address.clone());
             }

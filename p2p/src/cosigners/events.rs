@@ -68,6 +68,11 @@ impl EventSender {
         self.queue.is_closed()
     }
 
+    /// Resolves when the receiver is gone.
+    pub(crate) async fn closed(&self) {
+        self.queue.closed().await;
+    }
+
     /// Without waiting; false when there is no room.
     pub(crate) fn try_send(&self, event: Event) -> bool {
         let permit = match &event {

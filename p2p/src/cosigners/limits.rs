@@ -42,6 +42,8 @@ pub const MAX_STREAMS_PER_CONNECTION: usize = 64;
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
 /// From the connection to the checked hello.
 pub const HELLO_DEADLINE: Duration = Duration::from_secs(3);
+/// A member's streams that follow each other faster are dropped.
+pub const MIN_STREAM_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a refused peer may take to read why.
 pub const REFUSAL_LINGER: Duration = Duration::from_millis(500);
 /// How long a goodbye may take.
@@ -50,6 +52,8 @@ pub const GOODBYE_DEADLINE: Duration = Duration::from_millis(300);
 pub const PING_INTERVAL: Duration = Duration::from_millis(400);
 /// A peer that was not heard for so long is down.
 pub const SILENCE_LIMIT: Duration = Duration::from_millis(1_800);
+/// A deadline that is noticed so late tells of this process standing still, not of the peer.
+pub const STALL_SIGN: Duration = Duration::from_millis(500);
 /// A peer that took no byte for so long while some were waiting is down.
 pub const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 /// Least time between two pings that only tell a new height.

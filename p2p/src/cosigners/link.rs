@@ -13,13 +13,14 @@ use libp2p::{PeerId, Stream};
 use libp2p_stream::{Control as StreamControl, OpenStreamError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
+use tracing::info;
 
 use super::carrier::{DownReason, Event};
 use super::config::Hello;
 use super::events::EventSender;
 use super::limits::{
     GOODBYE_DEADLINE, HEIGHT_INTERVAL, HELLO_DEADLINE, PING_INTERVAL, PONG_QUEUE, REFUSAL_LINGER, SILENCE_LIMIT,
-    WRITE_DEADLINE,
+    STALL_SIGN, WRITE_DEADLINE,
 };
 use super::shared::{Queued, Shared};
 use super::swarm::PROTOCOL;
@@ -80,9 +81,11 @@ impl Link {
             // Its sender is never used: it resolves when dropped.
             let _ = previous.await;
         }
+        let (version, blocks) = (their_hello.version.clone(), their_hello.height);
         let Some(queue) = shared.up(&peer, generation, their_hello) else {
             return ended(DownReason::Removed, false);
         };
+        info!(%peer, version, blocks, "co-signer is online");
         let reason = match events.send(Event::Up(peer)).await {
             Ok(()) => carry(peer, stream, queue, &shared, &events, &mut stop).await,
             Err(_) => DownReason::ShuttingDown,
@@ -253,7 +256,10 @@ impl Receiver<'_> {
     async fn fill(&mut self, buffer: &mut [u8]) -> Result<(), DownReason> {
         let mut filled = 0;
         while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            let asked = Instant::now();
             match timeout(SILENCE_LIMIT, self.stream.read(rest)).await {
+                // The alarm itself came late: this process stood still, the peer may not have.
+                Err(_) if asked.elapsed() > SILENCE_LIMIT + STALL_SIGN => {}
                 Err(_) => return Err(DownReason::Silent(millis(SILENCE_LIMIT))),
                 Ok(Ok(0) | Err(_)) => return Err(DownReason::ConnectionLost),
                 Ok(Ok(count)) => filled += count,

@@ -20,13 +20,13 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use super::book::{Book, Source};
-use super::carrier::DownReason;
+use super::carrier::{DownReason, Event};
 use super::config::{Config, Discovery, Hello, Member};
 use super::discovery;
 use super::events::EventSender;
 use super::limits::{
-    DHT_QUERY_INTERVAL, DIAL_BACKOFF_FIRST, DIAL_BACKOFF_MAX, HELLO_DEADLINE, MAX_MEMBERS, REFUSED_BACKOFF,
-    REFUSED_LOG_INTERVAL, SHUTDOWN_DEADLINE,
+    DHT_QUERY_INTERVAL, DIAL_BACKOFF_FIRST, DIAL_BACKOFF_MAX, HELLO_DEADLINE, MAX_MEMBERS, MIN_STREAM_INTERVAL,
+    REFUSED_BACKOFF, REFUSED_LOG_INTERVAL, SHUTDOWN_DEADLINE,
 };
 use super::link::{Ended, Link, Origin};
 use super::network::{MemberChangeError, RefusedPeer, StartError};
@@ -53,6 +53,8 @@ struct Peer {
     backoff: std::time::Duration,
     /// A link ended since the connection was made: its reason stands.
     explained: bool,
+    /// When its last stream was taken.
+    last_stream: Option<Instant>,
     /// The last reason that was logged.
     logged: Option<DownReason>,
 }
@@ -72,6 +74,7 @@ impl Peer {
             next: Instant::now(),
             backoff: DIAL_BACKOFF_FIRST,
             explained: false,
+            last_stream: None,
             logged: None,
         }
     }
@@ -141,7 +144,10 @@ impl Owner {
                 Some((peer, stream)) = self.incoming.next() => self.on_stream(peer, stream),
                 Some(ended) = self.links.join_next() => match ended {
                     Ok(ended) => self.on_link_ended(ended),
-                    Err(error) => warn!(%error, "a co-signer link ended badly"),
+                    Err(error) => {
+                        warn!(%error, "a co-signer link ended badly");
+                        self.bury_dead_links();
+                    }
                 },
                 Some(found) = self.lookups.join_next() => if let Ok((peer, addresses)) = found {
                     self.dial(peer, addresses);
@@ -152,6 +158,7 @@ impl Owner {
                     Some(Command::Shutdown(reply)) => break Some(reply),
                     None => break None,
                 },
+                () = self.events.closed() => break None,
                 () = sleep_until(wake) => {}
             }
         };
@@ -362,14 +369,37 @@ impl Owner {
     }
 
     fn on_stream(&mut self, peer: PeerId, stream: Stream) {
-        if !self.is_member(&peer) {
-            return;
-        }
         if self.opens(&peer) {
             debug!(%peer, "a stream from the side that should wait for ours is dropped");
             return;
         }
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        if state.last_stream.is_some_and(|last| last.elapsed() < MIN_STREAM_INTERVAL) {
+            debug!(%peer, "streams follow each other too fast");
+            return;
+        }
+        state.last_stream = Some(Instant::now());
         self.start_link(peer, Origin::Accepted(stream));
+    }
+
+    /// A link that panicked cannot tell its end.
+    fn bury_dead_links(&mut self) {
+        let dead: Vec<(PeerId, u64)> = self
+            .peers
+            .iter_mut()
+            .filter_map(|(peer, state)| {
+                let ended = matches!(state.link.as_mut()?.done.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+                ended.then_some((*peer, state.generation))
+            })
+            .collect();
+        for (peer, generation) in dead {
+            let reason = DownReason::ConnectionLost;
+            self.shared.down(&peer, generation, reason.clone());
+            if !self.events.try_send(Event::Down(peer, reason.clone())) {
+                warn!(%peer, "the end of a link could not be told");
+            }
+            self.on_link_ended(Ended { peer, generation, reason, was_up: true });
+        }
     }
 
     fn on_link_ended(&mut self, ended: Ended) {

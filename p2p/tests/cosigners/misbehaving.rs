@@ -237,6 +237,7 @@ async fn a_flood_of_connections_does_not_stop_the_members() {
     node.up(b).await;
     friend.up(a).await;
     let port = node.address().to_string().rsplit('/').next().unwrap().parse::<u16>().unwrap();
+    let before = resident_mib();
     let mut flood = Vec::new();
     for number in 0..1_000u32 {
         if let Ok(Ok(mut socket)) = timeout(Duration::from_secs(1), TcpStream::connect(("127.0.0.1", port))).await {
@@ -255,12 +256,16 @@ async fn a_flood_of_connections_does_not_stop_the_members() {
         }
     }
     assert!(node.network.is_online(&b));
+    let grown = resident_mib().saturating_sub(before);
+    println!("1,000 connections: {grown} MiB more");
+    assert!(grown < 200, "{grown} MiB");
     let mut newcomer = launch(config(&all[2], vec![member(a, Some(node.address()))])).await;
     newcomer.up(a).await;
     node.up(late).await;
 }
 
-/// One member that opens streams without end keeps at most its limit of them.
+/// One member that opens ten thousand streams keeps at most its limit of them, and costs the
+/// others nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_streams_harms_only_its_sender() {
     let all = identities(3);
@@ -269,15 +274,33 @@ async fn a_flood_of_streams_harms_only_its_sender() {
     let mut friend = launch(config(&all[2], vec![member(victim, Some(node.address()))])).await;
     node.up(bystander).await;
     friend.up(victim).await;
+    let before = resident_mib();
     let mut stranger = intrude(&all[0], node.address(), victim).await;
-    let mut streams = Vec::new();
-    for _ in 0..1_000 {
-        match timeout(Duration::from_millis(500), stranger.control.open_stream(victim, strangers::PROTOCOL)).await {
-            Ok(Ok(stream)) => streams.push(stream),
-            _ => break,
+    let mut held = Vec::new();
+    for number in 0..10_000u32 {
+        let opening = stranger.control.open_stream(victim, strangers::PROTOCOL);
+        match timeout(Duration::from_millis(50), opening).await {
+            Ok(Ok(stream)) => held.push(stream),
+            // Refused, or told to wait: begin again with a new connection.
+            _ => {
+                held.clear();
+                stranger = intrude(&all[0], node.address(), victim).await;
+            }
+        }
+        if number % 1_000 == 0 {
+            friend.network.send(&victim, number.to_be_bytes().to_vec()).unwrap();
+            assert_eq!(node.frame(bystander).await, number.to_be_bytes());
         }
     }
-    friend.network.send(&victim, b"still here".to_vec()).unwrap();
-    assert_eq!(node.frame(bystander).await, b"still here");
     assert!(node.network.is_online(&bystander));
+    let grown = resident_mib().saturating_sub(before);
+    println!("10,000 streams: {grown} MiB more");
+    assert!(grown < 200, "{grown} MiB");
+}
+
+/// Resident memory of this process, victim and attacker together.
+fn resident_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
 }

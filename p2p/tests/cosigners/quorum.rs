@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use keyless_p2p::cosigners::limits::MAX_FRAME_BYTES;
-use keyless_p2p::cosigners::{Carrier as _, DownReason, Event, SendError, StartError, start};
+use keyless_p2p::cosigners::{Carrier as _, DownReason, Event, MemberChangeError, SendError, StartError, start};
 use tokio::time::Instant;
 
 use crate::friends::{chain_of, config, eventually, hello, identities, launch, member};
@@ -228,4 +228,19 @@ async fn another_genesis_is_refused() {
     let named = |reason: &DownReason| matches!(reason, DownReason::OtherGenesis { .. });
     first.offline_because(high, named).await;
     second.offline_because(low, named).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_that_nobody_listens_to_stops() {
+    let all = identities(2);
+    let mut nodes = chain_of(&all).await;
+    let (low, high) = (all[0].peer_id(), all[1].peer_id());
+    nodes[0].up(high).await;
+    nodes[1].up(low).await;
+    let first = nodes.remove(0);
+    drop(first.events);
+    nodes[0].down(low).await;
+    first.network.shutdown().await;
+    let refused = first.network.allow(member(high, None)).await;
+    assert_eq!(refused, Err(MemberChangeError::Stopped));
 }
