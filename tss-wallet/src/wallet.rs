@@ -105,6 +105,9 @@ struct Meta {
     name: String,
     network: Network,
     accounts: Vec<AccountXpub>,
+    /// When the keys were made.
+    created: u64,
+    /// That, or the time of an older transaction.
     birth_time: u64,
     avoid_reuse: bool,
 }
@@ -152,6 +155,7 @@ impl Wallet {
             name: params.name,
             network: params.network,
             accounts: params.accounts,
+            created: params.birth_time,
             birth_time: params.birth_time,
             avoid_reuse: params.avoid_reuse,
         };
@@ -251,6 +255,11 @@ impl Wallet {
     /// When the oldest key was made, or the oldest transaction seen; seconds since 1970.
     pub fn birth_time(&self) -> u64 {
         self.meta.birth_time
+    }
+
+    /// When the keys were made, seconds since 1970.
+    pub fn key_time(&self) -> u64 {
+        self.meta.created
     }
 
     pub fn avoid_reuse(&self) -> bool {
@@ -361,12 +370,7 @@ impl Wallet {
     /// Derives at most `limit` scripts of the look-ahead; true when all are watched. Feeding a block or a
     /// mempool transaction derives the rest by itself.
     pub fn top_up(&mut self, limit: usize) -> bool {
-        let before = self.keys.pending();
-        let done = self.keys.top_up(limit);
-        if before > 0 && !self.ledger.is_empty() {
-            self.ledger.rescan_outputs(&mut self.keys);
-        }
-        done
+        self.keys.top_up(limit)
     }
 
     fn want_handed_out(&mut self) {

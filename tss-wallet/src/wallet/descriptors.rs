@@ -68,7 +68,7 @@ impl Wallet {
                 let end = self.pool.range_end(chain, self.options.keypool_size);
                 Some(DescriptorInfo {
                     desc: branch_descriptor(account, chain.branch),
-                    timestamp: self.meta.birth_time,
+                    timestamp: self.meta.created,
                     active: true,
                     internal: chain.branch.is_change(),
                     range: (0, end.saturating_sub(1)),

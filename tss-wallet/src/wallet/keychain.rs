@@ -344,6 +344,18 @@ impl Keychains {
         self.derive(self.key_of(script)?)
     }
 
+    /// The key with this origin, if it is ours: same root, one of our accounts and branches, the same public key.
+    pub fn key_by_origin(&self, fingerprint: Fingerprint, path: &DerivationPath, key: &PublicKey) -> Option<KeyInfo> {
+        let steps: &[ChildNumber] = path.as_ref();
+        let (ChildNumber::Normal { index }, rest) = steps.split_last()? else { return None };
+        let (ChildNumber::Normal { index: branch }, account) = rest.split_last()? else { return None };
+        let chain = self.chains.iter().find(|chain| {
+            let of_chain: &[ChildNumber] = chain.account.path.as_ref();
+            chain.account.fingerprint == fingerprint && chain.id.branch.number() == *branch && of_chain == account
+        })?;
+        self.derive(KeyId { chain: chain.id, index: *index }).filter(|info| info.public_key == *key)
+    }
+
     /// The index of scripts and of the outputs that pay to them.
     pub fn scripts(&self) -> &SpkTxOutIndex<KeyId> {
         &self.scripts

@@ -163,16 +163,6 @@ impl Ledger {
         self.insert(record, keys);
     }
 
-    /// Finds the coins of known transactions again, for scripts that have come to be watched since.
-    pub(crate) fn rescan_outputs(&mut self, keys: &mut Keychains) {
-        let known: Vec<(Txid, Arc<Transaction>)> =
-            self.records.values().map(|record| (record.txid, Arc::clone(&record.tx))).collect();
-        for (txid, tx) in known {
-            keys.scripts_mut().scan(&tx);
-            self.refresh_open_around(txid, &tx, keys);
-        }
-    }
-
     fn refresh_open_around(&mut self, txid: Txid, tx: &Transaction, keys: &Keychains) {
         for vout in 0..u32::try_from(tx.output.len()).unwrap_or(u32::MAX) {
             self.refresh_open(OutPoint::new(txid, vout), keys);
@@ -212,6 +202,8 @@ impl Ledger {
                     changed = true;
                 }
                 let tx = Arc::clone(&record.tx);
+                // Scripts may have come to be watched since.
+                keys.scripts_mut().scan(&tx);
                 self.refresh_open_around(txid, &tx, keys);
                 changed
             }

@@ -1,12 +1,15 @@
 //! Partially signed transactions: filled with what the wallet knows, signed by the quorum, made final.
 //!
 //! Version 0 (BIP174, BIP371). Fields are set and dropped as Core's `FillPSBT` and `SignPSBTInput` do; paths have no
-//! hardened step. A signature is put in only for the four address types of the wallet; what others signed is kept.
+//! hardened step. Besides its own four address types the wallet signs in scripts it shares with others, where the PSBT
+//! shows the script and a key of ours with its origin; what others signed is kept.
 //! Refuses a sighash type that contradicts the PSBT, and a coin that is not the one its input names.
 
 use bitcoin::psbt::{Input, PsbtSighashType};
 use bitcoin::sighash::{EcdsaSighashType, SighashCache, TapSighashType};
 use bitcoin::{Psbt, Transaction, TxOut};
+use miniscript::psbt::PsbtExt;
+use secp256k1::SECP256K1;
 
 use super::Wallet;
 use super::keychain::{AddressType, KeyInfo};
@@ -106,7 +109,10 @@ impl Wallet {
             if is_final(input) {
                 continue;
             }
-            let Some(key) = self.key_info(&coin.script_pubkey) else { continue };
+            let Some(key) = self.key_info(&coin.script_pubkey) else {
+                items.extend(self.shared_items(input, index, &coin, &mut cache, asked)?);
+                continue;
+            };
             // Without the whole transaction the coin's value is only claimed, which a legacy signature would not show.
             if input.non_witness_utxo.is_none() && key.address_type() == AddressType::Legacy {
                 continue;
@@ -130,8 +136,9 @@ impl Wallet {
     ) -> Result<(), PsbtError> {
         verify_signatures(items, signatures)?;
         for (item, signature) in items.iter().zip(signatures) {
+            let own = coin_of(psbt, item.input)?.is_some_and(|coin| coin.script_pubkey == item.key.script);
             let input = psbt.inputs.get_mut(item.input).ok_or(PsbtError::MissingInputs)?;
-            if finalize {
+            if finalize && own {
                 finalize_input(input, item, signature);
                 continue;
             }
@@ -145,8 +152,44 @@ impl Wallet {
                 }
                 _ => return Err(SignatureError::Invalid { input: item.input }.into()),
             }
+            if finalize {
+                // Others may still have to sign; then it stays as it is.
+                let _ = psbt.finalize_inp_mut(SECP256K1, item.input);
+            }
         }
         Ok(())
+    }
+
+    /// What is ours to sign in an input whose script is shared: each listed key that has our origin.
+    fn shared_items(
+        &self,
+        input: &mut Input,
+        index: usize,
+        coin: &TxOut,
+        cache: &mut SighashCache<&Transaction>,
+        asked: Option<SighashChoice>,
+    ) -> Result<Vec<SigningItem>, PsbtError> {
+        let keys: Vec<KeyInfo> = input
+            .bip32_derivation
+            .iter()
+            .filter_map(|(key, (fingerprint, path))| self.keys.key_by_origin(*fingerprint, path, key))
+            .filter(|key| !already_signed(input, key))
+            .collect();
+        let mut items = Vec::new();
+        for key in keys {
+            let choice = settle_sighash(input, &key, asked)?;
+            let SighashKind::Ecdsa(kind) = choice.kind(key.address_type()) else { continue };
+            if choice.is_single() && index >= cache.transaction().output.len() {
+                continue;
+            }
+            items.extend(shared_message(input, index, coin, cache, kind).map(|message| SigningItem {
+                input: index,
+                key,
+                message,
+                sighash: SighashKind::Ecdsa(kind),
+            }));
+        }
+        Ok(items)
     }
 
     /// Makes final what holds a signature of ours already, from this wallet or from another copy of it.
@@ -189,6 +232,23 @@ pub fn extract(psbt: &Psbt) -> Option<Transaction> {
         txin.witness = input.final_script_witness.clone().unwrap_or_default();
     }
     Some(tx)
+}
+
+/// The sighash of a shared script, when the scripts shown are those the coin commits to.
+fn shared_message(
+    input: &Input,
+    index: usize,
+    coin: &TxOut,
+    cache: &mut SighashCache<&Transaction>,
+    kind: EcdsaSighashType,
+) -> Option<[u8; 32]> {
+    let wrapped = input.redeem_script.as_ref().filter(|script| script.to_p2sh() == coin.script_pubkey);
+    let outer = wrapped.unwrap_or(&coin.script_pubkey);
+    if let Some(script) = input.witness_script.as_ref().filter(|script| script.to_p2wsh() == *outer) {
+        return Some(*cache.p2wsh_signature_hash(index, script, coin.value, kind).ok()?.as_ref());
+    }
+    let script = wrapped.filter(|script| !script.is_witness_program() && input.non_witness_utxo.is_some())?;
+    Some(*cache.legacy_signature_hash(index, script, kind.to_u32()).ok()?.as_ref())
 }
 
 fn describe_input(input: &mut Input, coin: TxOut, key: &KeyInfo, bip32_derivs: bool) {

@@ -103,3 +103,49 @@ fn a_legacy_input_is_not_signed_on_a_claimed_value() {
     psbt.inputs[0].witness_utxo = Some(coins[0].clone());
     assert!(scene.wallet.psbt_items(&mut psbt, None).unwrap().is_empty());
 }
+
+/// Two wallets hold one key each of a shared script.
+#[test]
+fn a_key_of_ours_in_a_shared_script_signs_its_part() {
+    use bitcoin::opcodes::all::{OP_CHECKMULTISIG, OP_PUSHNUM_2};
+    use bitcoin::script::Builder;
+    for shape in ["p2wsh", "p2sh-p2wsh", "p2sh"] {
+        let mut scene = Scene::new();
+        let mine = scene.wallet.new_address("", AddressType::Bech32).unwrap().key;
+        let other = crate::support::PlainKey::new(8);
+        let theirs = other.key(&mine.path);
+        let script = Builder::new()
+            .push_opcode(OP_PUSHNUM_2)
+            .push_slice(mine.public_key.serialize())
+            .push_slice(theirs.public_key().serialize())
+            .push_opcode(OP_PUSHNUM_2)
+            .push_opcode(OP_CHECKMULTISIG)
+            .into_script();
+        let (output, redeem) = match shape {
+            "p2wsh" => (script.to_p2wsh(), None),
+            "p2sh-p2wsh" => (script.to_p2wsh().to_p2sh(), Some(script.to_p2wsh())),
+            _ => (script.to_p2sh(), Some(script.clone())),
+        };
+        let parent = scene.foreign(&[(output, BTC)]);
+        let coin = bitcoin::OutPoint::new(parent.compute_txid(), 0);
+        let spend = crate::support::transaction(&[coin], &[(nowhere(1), BTC / 2)]);
+        let mut psbt = scene.wallet.make_psbt(spend).unwrap();
+        let input = &mut psbt.inputs[0];
+        input.non_witness_utxo = Some(parent.clone());
+        input.redeem_script = redeem;
+        input.witness_script = (shape != "p2sh").then(|| script.clone());
+        input.bip32_derivation.insert(mine.public_key, (mine.fingerprint, mine.path.clone()));
+        let items = scene.wallet.psbt_items(&mut psbt, None).unwrap();
+        assert_eq!(items.len(), 1, "{shape}");
+        let signatures = scene.key.sign(&items);
+        scene.wallet.apply_psbt(&mut psbt, &items, &signatures, true).unwrap();
+        assert!(!is_complete(&psbt), "{shape}");
+        let message = bitcoin::secp256k1::Message::from_digest(items[0].message);
+        let second = secp256k1::SECP256K1.sign_ecdsa(&message, &theirs.secret_key());
+        psbt.inputs[0]
+            .partial_sigs
+            .insert(bitcoin::PublicKey::new(theirs.public_key()), bitcoin::ecdsa::Signature::sighash_all(second));
+        miniscript::psbt::PsbtExt::finalize_mut(&mut psbt, secp256k1::SECP256K1).unwrap();
+        assert_eq!(scripts_hold(&extract(&psbt).unwrap(), &parent.output), Ok(()), "{shape}");
+    }
+}

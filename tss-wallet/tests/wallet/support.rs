@@ -49,11 +49,15 @@ impl PlainKey {
             .collect()
     }
 
+    pub fn key(&self, path: &DerivationPath) -> secp256k1::Keypair {
+        self.master.derive_priv(SECP256K1, path).unwrap().to_keypair(SECP256K1)
+    }
+
     pub fn sign(&self, items: &[SigningItem]) -> Vec<GroupSignature> {
         items
             .iter()
             .map(|item| {
-                let key = self.master.derive_priv(SECP256K1, &item.key.path).unwrap().to_keypair(SECP256K1);
+                let key = self.key(&item.key.path);
                 let message = Message::from_digest(item.message);
                 match item.sighash {
                     SighashKind::Ecdsa(_) => GroupSignature::Ecdsa(SECP256K1.sign_ecdsa(&message, &key.secret_key())),
