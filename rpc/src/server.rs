@@ -33,7 +33,7 @@ use dispatch::Dispatcher;
 use gate::Gate;
 
 /// Connections open at once; more wait to be accepted.
-pub const MAX_CONNECTIONS: usize = 1024;
+pub const MAX_CONNECTIONS: usize = 2048;
 /// How long a stop waits for running calls.
 pub const STOP_PATIENCE: Duration = Duration::from_secs(30);
 /// The pause after a failed accept (out of file descriptors, most likely).

@@ -23,6 +23,7 @@ use crate::json::Value;
 const READ_BYTES: usize = 64 * 1024;
 /// The pause before a wrong password is answered.
 const WRONG_PASSWORD_PAUSE: Duration = Duration::from_millis(250);
+const AUTHORIZATION: &str = "Authorization";
 /// The path of a wallet's endpoint.
 const WALLET_PATH: &str = "/wallet/";
 
@@ -31,7 +32,7 @@ pub async fn serve(mut stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>,
     let mut buffer = Vec::new();
     let mut parser = Parser::default();
     loop {
-        let request = match parser.take(&mut buffer) {
+        let request = match parser.take(&mut buffer, |request| user(request, &shared).is_some()) {
             Ok(Some(request)) => request,
             Ok(None) => {
                 let read = read_more(&mut stream, &mut buffer, shared.timeout);
@@ -83,6 +84,11 @@ async fn write(stream: &mut TcpStream, response: &Response, request: &Request, l
     true
 }
 
+/// Who sent it, if the credentials are right.
+fn user(request: &Request, shared: &Shared) -> Option<String> {
+    shared.access.authenticate(request.header(AUTHORIZATION)?)
+}
+
 async fn answer(request: &Request, peer: SocketAddr, shared: &Shared) -> Response {
     if !shared.allowed.iter().any(|subnet| subnet.contains(peer.ip())) {
         debug!(target: "http", %peer, "rejected: client network is not allowed RPC access");
@@ -108,10 +114,10 @@ async fn answer(request: &Request, peer: SocketAddr, shared: &Shared) -> Respons
     if request.method != "POST" {
         return Response::text(405, "JSONRPC server handles only POST requests");
     }
-    let Some(header) = request.header("authorization") else {
+    if request.header(AUTHORIZATION).is_none() {
         return Response::unauthorized();
-    };
-    let Some(user) = shared.access.authenticate(header) else {
+    }
+    let Some(user) = user(request, shared) else {
         warn!(target: "rpc", "ThreadRPCServer incorrect password attempt from {peer}");
         tokio::time::sleep(WRONG_PASSWORD_PAUSE).await;
         return Response::unauthorized();

@@ -53,7 +53,18 @@ impl Request {
 /// Gathers requests from bytes as they arrive; keeps what it has read of a body, so nothing is scanned twice.
 #[derive(Debug, Default)]
 pub struct Parser {
-    pending: Option<(Request, Stage)>,
+    pending: Option<Pending>,
+}
+
+/// A request whose body is on its way.
+#[derive(Debug)]
+struct Pending {
+    request: Request,
+    stage: Stage,
+    /// Bytes of the body that have come.
+    received: usize,
+    /// Whether they are kept.
+    kept: bool,
 }
 
 /// Where in a body the parser is.
@@ -70,31 +81,41 @@ enum Stage {
 }
 
 impl Parser {
-    /// Takes the next request off the front of `buffer`; `None` when it has not all arrived.
-    pub fn take(&mut self, buffer: &mut Vec<u8>) -> Result<Option<Request>, BadRequest> {
+    /// Takes the next request off the front of `buffer`; `None` when it has not all arrived. The body of a request
+    /// that is not `admitted` by its head is passed over: a stranger costs no memory.
+    pub fn take(
+        &mut self,
+        buffer: &mut Vec<u8>,
+        admitted: impl FnOnce(&Request) -> bool,
+    ) -> Result<Option<Request>, BadRequest> {
         let mut reader = Reader { bytes: buffer, at: 0 };
-        let complete = self.advance(&mut reader)?;
+        let complete = self.advance(&mut reader, admitted)?;
         let consumed = reader.at;
         buffer.drain(..consumed);
-        Ok(if complete { self.pending.take().map(|(request, _)| request) } else { None })
+        Ok(if complete { self.pending.take().map(|pending| pending.request) } else { None })
     }
 
-    fn advance(&mut self, reader: &mut Reader<'_>) -> Result<bool, BadRequest> {
+    fn advance(
+        &mut self,
+        reader: &mut Reader<'_>,
+        admitted: impl FnOnce(&Request) -> bool,
+    ) -> Result<bool, BadRequest> {
         if self.pending.is_none() {
             let Some(request) = head(reader)? else {
                 reader.at = 0;
                 return Ok(false);
             };
             let stage = first_stage(&request)?;
-            self.pending = Some((request, stage));
+            let kept = admitted(&request);
+            self.pending = Some(Pending { request, stage, received: 0, kept });
         }
-        let Some((request, stage)) = self.pending.as_mut() else {
+        let Some(pending) = self.pending.as_mut() else {
             return Ok(false);
         };
-        while let Some(next) = step(&mut request.body, *stage, reader)? {
+        while let Some(next) = step(pending, reader)? {
             match next {
                 Step::Done => return Ok(true),
-                Step::Next(next) => *stage = next,
+                Step::Next(next) => pending.stage = next,
             }
         }
         Ok(false)
@@ -107,11 +128,15 @@ enum Step {
 }
 
 /// One step through a body; `None` when more bytes are needed.
-fn step(body: &mut Vec<u8>, stage: Stage, reader: &mut Reader<'_>) -> Result<Option<Step>, BadRequest> {
+fn step(pending: &mut Pending, reader: &mut Reader<'_>) -> Result<Option<Step>, BadRequest> {
+    let stage = pending.stage;
     let next = match stage {
         Stage::Length(length) | Stage::Chunk(length) => {
             let got = reader.take_up_to(length);
-            body.extend_from_slice(got);
+            pending.received += got.len();
+            if pending.kept {
+                pending.request.body.extend_from_slice(got);
+            }
             match (stage, length - got.len()) {
                 (Stage::Length(_), 0) => Step::Done,
                 (_, 0) => Step::Next(Stage::ChunkEnd),
@@ -126,7 +151,7 @@ fn step(body: &mut Vec<u8>, stage: Stage, reader: &mut Reader<'_>) -> Result<Opt
             };
             match chunk_size(line)? {
                 0 => Step::Next(Stage::Trailer(0)),
-                size if size > MAX_BODY_BYTES - body.len() => return Err(BadRequest::TooLarge),
+                size if size > MAX_BODY_BYTES - pending.received => return Err(BadRequest::TooLarge),
                 size => Step::Next(Stage::Chunk(size)),
             }
         }

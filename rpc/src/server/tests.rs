@@ -278,3 +278,21 @@ async fn network_methods_speak_cores_texts() {
     }
     running.server.stop().await;
 }
+
+#[tokio::test]
+async fn slow_senders_do_not_delay_others() {
+    let running = start().await;
+    let mut slow = Vec::new();
+    for _ in 0..200 {
+        let mut stream = TcpStream::connect(running.address).await.unwrap();
+        stream.write_all(b"POST / HTTP/1.1\r\nContent-Length: 1000000\r\n\r\nx").await.unwrap();
+        slow.push(stream);
+    }
+    let before = tokio::time::Instant::now();
+    assert_eq!(running.post(r#"{"method":"getblockcount","id":1}"#).await.status, 200);
+    assert!(before.elapsed() < Duration::from_millis(500), "{:?}", before.elapsed());
+    let batch = format!("[{}]", vec![r#"{"method":"getblockcount","id":1}"#; 10_000].join(","));
+    assert_eq!(running.post(&batch).await.body.matches("\"result\":7").count(), 10_000);
+    drop(slow);
+    running.server.stop().await;
+}

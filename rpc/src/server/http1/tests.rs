@@ -2,7 +2,7 @@
 use super::*;
 
 fn take(text: &str) -> Result<Option<Request>, BadRequest> {
-    Parser::default().take(&mut text.as_bytes().to_vec())
+    Parser::default().take(&mut text.as_bytes().to_vec(), |_| true)
 }
 
 #[test]
@@ -12,7 +12,7 @@ fn a_request_is_taken_when_it_has_all_arrived() {
         assert_eq!(take(&whole[..cut]).unwrap(), None, "{cut}");
     }
     let mut buffer = whole.as_bytes().to_vec();
-    let request = Parser::default().take(&mut buffer).unwrap().unwrap();
+    let request = Parser::default().take(&mut buffer, |_| true).unwrap().unwrap();
     assert_eq!((request.target.as_str(), request.body.as_slice()), ("/wallet/a", b"abc".as_slice()));
     assert_eq!(request.header("HOST"), Some("x"));
     assert_eq!(buffer, b"POST");
@@ -26,7 +26,7 @@ fn chunks_are_joined_and_win_over_a_length() {
     let (mut parser, mut buffer) = (Parser::default(), Vec::new());
     for (at, byte) in text.bytes().enumerate() {
         buffer.push(byte);
-        let taken = parser.take(&mut buffer).unwrap();
+        let taken = parser.take(&mut buffer, |_| true).unwrap();
         assert_eq!(taken.is_some(), at + 1 == text.len(), "{at}");
     }
 }
@@ -91,4 +91,12 @@ fn no_content_has_no_body_and_no_length() {
     let request = take("POST / HTTP/1.1\r\n\r\n").unwrap().unwrap();
     let text = String::from_utf8(Response::empty(204).encode(&request, "now")).unwrap();
     assert_eq!(text, "HTTP/1.1 204 No Content\r\nDate: now\r\n\r\n");
+}
+
+#[test]
+fn the_body_of_a_stranger_is_passed_over() {
+    let mut buffer = b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabcGET".to_vec();
+    let request = Parser::default().take(&mut buffer, |_| false).unwrap().unwrap();
+    assert!(request.body.is_empty());
+    assert_eq!(buffer, b"GET");
 }
