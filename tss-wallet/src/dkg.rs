@@ -70,13 +70,8 @@ impl DkgParams {
 
     fn hash(&self) -> [u8; 32] {
         let magic = self.network.magic().to_bytes();
-        let parts: [&[u8]; 5] = [
-            self.wallet.as_bytes(),
-            &magic,
-            &self.roster.canonical_bytes(),
-            self.session.as_bytes(),
-            &self.context,
-        ];
+        let parts: [&[u8]; 5] =
+            [self.wallet.as_bytes(), &magic, &self.roster.canonical_bytes(), self.session.as_bytes(), &self.context];
         tagged_hash("keyless/dkg/v1", &parts)
     }
 }
@@ -243,7 +238,8 @@ impl Dkg {
         let broadcast = encode(&ecdsa_round.broadcast)?;
         let mut private = BTreeMap::new();
         for (to, share) in shares {
-            let zero_commitment = ecdsa_round.private.get(&to).copied().ok_or_else(|| own("a message for each peer"))?;
+            let zero_commitment =
+                ecdsa_round.private.get(&to).copied().ok_or_else(|| own("a message for each peer"))?;
             private.insert(to, encode(&wire::Private2 { frost_share: share, zero_commitment })?);
         }
         self.state = State::Round2 { ecdsa, schnorr };
@@ -256,7 +252,8 @@ impl Dkg {
         let (schnorr, schnorr_chain) = schnorr.receive(&private)?;
         let (ecdsa, reveal, private) = ecdsa.reveal(broadcasts, &private)?;
         let broadcast = encode(&wire::Round3 { ecdsa: reveal, schnorr_chain })?;
-        let private = private.into_iter().map(|(to, message)| Ok((to, encode(&message)?))).collect::<Result<_, DkgError>>()?;
+        let private =
+            private.into_iter().map(|(to, message)| Ok((to, encode(&message)?))).collect::<Result<_, DkgError>>()?;
         self.state = State::Round3 { ecdsa, schnorr };
         Ok(self.send(3, Round { broadcast: Some(broadcast), private }))
     }
@@ -336,11 +333,8 @@ impl Dkg {
     }
 
     fn transcript(&self) -> [u8; 32] {
-        let flat: Vec<Vec<u8>> = self
-            .broadcasts
-            .iter()
-            .map(|((round, from), bytes)| [&[*round, from.get()][..], bytes].concat())
-            .collect();
+        let flat: Vec<Vec<u8>> =
+            self.broadcasts.iter().map(|((round, from), bytes)| [&[*round, from.get()][..], bytes].concat()).collect();
         let mut parts: Vec<&[u8]> = vec![&self.params_hash];
         parts.extend(flat.iter().map(Vec::as_slice));
         tagged_hash("keyless/dkg/transcript/v1", &parts)
@@ -356,10 +350,7 @@ impl Dkg {
         decoded
     }
 
-    fn take_private<T: serde::de::DeserializeOwned>(
-        &mut self,
-        round: u8,
-    ) -> Result<BTreeMap<PartyIndex, T>, DkgError> {
+    fn take_private<T: serde::de::DeserializeOwned>(&mut self, round: u8) -> Result<BTreeMap<PartyIndex, T>, DkgError> {
         let bodies = self.inbox.take(round, Kind::Private);
         bodies.iter().map(|(from, bytes)| Ok((*from, decode(*from, bytes)?))).collect()
     }

@@ -288,7 +288,8 @@ mod tests {
     fn every_single_bit_is_covered() {
         let (alice, bob) = parties();
         let bytes = envelope(&alice, Some(bob.member_id())).seal(&alice).unwrap();
-        let open = Expected { wallet: None, epoch: None, session: None, attempt: None, round: None, ..expected(&alice, &bob) };
+        let open =
+            Expected { wallet: None, epoch: None, session: None, attempt: None, round: None, ..expected(&alice, &bob) };
         assert!(Envelope::open(&bytes, &open).is_ok());
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();

@@ -6,6 +6,8 @@
 
 mod certificate;
 mod share;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use bitcoin::bip32::{ChainCode, ChildNumber, DerivationPath, Fingerprint, Xpub};
@@ -14,8 +16,8 @@ use secp256k1::PublicKey;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub(crate) use certificate::{affine, interpolate};
 pub use certificate::{Certificate, CertificateError};
+pub(crate) use certificate::{affine, interpolate};
 pub use share::KeyShare;
 pub(crate) use share::{DklsParty, FrostPackage, frost_identifier, scalar_from_bytes};
 pub(crate) use tree::{Child, KeyTree};
@@ -157,8 +159,7 @@ impl PublicKeys {
     pub fn account(&self, address_type: AddressType) -> Result<AccountXpub, DeriveError> {
         let group = self.group(Scheme::of(address_type));
         let path = account_path(address_type, self.network)?;
-        let xpub =
-            group.xpub(self.network).derive_pub(secp256k1::SECP256K1, &path).map_err(|_| DeriveError::NoKey)?;
+        let xpub = group.xpub(self.network).derive_pub(secp256k1::SECP256K1, &path).map_err(|_| DeriveError::NoKey)?;
         Ok(AccountXpub { address_type, fingerprint: group.fingerprint(), path, xpub })
     }
 

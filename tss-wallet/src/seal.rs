@@ -178,8 +178,7 @@ pub struct SealContext<'a> {
 }
 
 fn associated_data(header: &[u8], context: &SealContext<'_>) -> [u8; 32] {
-    let parts: [&[u8]; 4] =
-        [header, context.wallet.as_bytes(), context.member.as_bytes(), context.kind.as_bytes()];
+    let parts: [&[u8]; 4] = [header, context.wallet.as_bytes(), context.member.as_bytes(), context.kind.as_bytes()];
     tagged_hash("keyless/seal/v1", &parts)
 }
 
@@ -254,9 +253,8 @@ pub fn open(key: &SealKey, context: &SealContext<'_>, sealed: &[u8]) -> Result<Z
     let nonce = &header[HEADER_BYTES - NONCE_BYTES..];
     let aad = associated_data(header, context);
     let cipher = XChaCha20Poly1305::new((&key.key).into());
-    let secret = cipher
-        .decrypt(XNonce::from_slice(nonce), Payload { msg: text, aad: &aad })
-        .map_err(|_| SealError::Refused)?;
+    let secret =
+        cipher.decrypt(XNonce::from_slice(nonce), Payload { msg: text, aad: &aad }).map_err(|_| SealError::Refused)?;
     Ok(Zeroizing::new(secret))
 }
 

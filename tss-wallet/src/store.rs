@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rocksdb::{ColumnFamilyDescriptor, DB, IteratorMode, Options, WriteBatch, WriteOptions};
 use thiserror::Error;
 
-pub use shares::{ShareStore, ShareStoreError};
+pub use shares::{Ban, ShareStore, ShareStoreError};
 
 use crate::wallet::storage::{Durability, Rows, Storage, StorageError, Table, Write};
 
@@ -44,17 +44,8 @@ pub enum Family {
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 9] = [
-        Self::Keys,
-        Self::Share,
-        Self::Meta,
-        Self::Tx,
-        Self::Pool,
-        Self::Label,
-        Self::Lock,
-        Self::Claims,
-        Self::Audit,
-    ];
+    pub const ALL: [Self; 9] =
+        [Self::Keys, Self::Share, Self::Meta, Self::Tx, Self::Pool, Self::Label, Self::Lock, Self::Claims, Self::Audit];
 
     const fn name(self) -> &'static str {
         match self {

@@ -138,8 +138,7 @@ impl Dealt {
             let to = ours(message.parties.receiver).ok_or_else(|| own("a party index"))?;
             private.insert(to, message.commitment);
         }
-        let broadcast =
-            Round2 { proof_commitment: proof.commitment, chain_commitment: chain_commitment.cc_commitment };
+        let broadcast = Round2 { proof_commitment: proof.commitment, chain_commitment: chain_commitment.cc_commitment };
         let points_commitments = broadcasts.iter().map(|(from, message)| (*from, message.points_commitment)).collect();
         let committed = Committed {
             dealt: self,
@@ -213,8 +212,15 @@ impl Revealed {
         private: BTreeMap<PartyIndex, Private3>,
     ) -> Result<Made, DkgError> {
         self.check_points(&broadcasts)?;
-        let Self { committed, proof_commitments, zero_commitments, chain_commitments, chain_opening, zero_kept, mul_kept } =
-            self;
+        let Self {
+            committed,
+            proof_commitments,
+            zero_commitments,
+            chain_commitments,
+            chain_opening,
+            zero_kept,
+            mul_kept,
+        } = self;
         let data = &committed.dealt.data;
         let mut proofs = vec![committed.proof.clone()];
         let mut chain = BTreeMap::from([(data.party_index, chain_opening)]);
@@ -312,7 +318,9 @@ fn dkg_error(abort: &Abort) -> DkgError {
         | AbortReason::CommitmentMismatch { counterparty }
         | AbortReason::OtConsistencyCheckFailed { counterparty }
         | AbortReason::MultiplicationVerificationFailed { counterparty, .. } => ours(*counterparty),
-        AbortReason::ChainCodeCommitmentFailed { party } | AbortReason::MissingMessageFromParty { party } => ours(*party),
+        AbortReason::ChainCodeCommitmentFailed { party } | AbortReason::MissingMessageFromParty { party } => {
+            ours(*party)
+        }
         AbortReason::UnexpectedSender { sender } | AbortReason::DuplicateSender { sender } => ours(*sender),
         _ => None,
     };

@@ -59,14 +59,11 @@ fn chain_commitment(party: PartyIndex, opening: &Opening) -> [u8; 32] {
 }
 
 /// Draws the polynomial and the part of the chain code.
-pub(super) fn deal(
-    roster: &Roster,
-    me: PartyIndex,
-    seed: &[u8; 32],
-) -> Result<(Dealt, Vec<u8>, [u8; 32]), DkgError> {
+pub(super) fn deal(roster: &Roster, me: PartyIndex, seed: &[u8; 32]) -> Result<(Dealt, Vec<u8>, [u8; 32]), DkgError> {
     let mut rng = ChaCha20Rng::from_seed(tagged_hash("keyless/dkg/frost", &[seed]));
     let (count, threshold) = (u16::from(roster.count()), u16::from(roster.threshold()));
-    let (secret, package) = part1(identifier(me)?, count, threshold, &mut rng).map_err(|error| own(&error.to_string()))?;
+    let (secret, package) =
+        part1(identifier(me)?, count, threshold, &mut rng).map_err(|error| own(&error.to_string()))?;
     let mut opening = Opening { value: [0; 32], salt: [0; 32] };
     rng.fill_bytes(&mut opening.value);
     rng.fill_bytes(&mut opening.salt);
@@ -110,8 +107,8 @@ impl Shared {
     pub fn receive(self, private: &BTreeMap<PartyIndex, Private2>) -> Result<(Received, Opening), DkgError> {
         let mut shares = BTreeMap::new();
         for (&from, message) in private {
-            let share = SigningShare::deserialize(&message.frost_share)
-                .map_err(|_| DkgError::Malformed { culprit: from })?;
+            let share =
+                SigningShare::deserialize(&message.frost_share).map_err(|_| DkgError::Malformed { culprit: from })?;
             shares.insert(identifier(from)?, round2::Package::new(share));
         }
         let opening = self.opening.clone();
@@ -133,8 +130,7 @@ impl Received {
         }
         let values: Vec<&[u8]> = openings.values().map(|opening| opening.value.as_slice()).collect();
         let chain_code = tagged_hash("keyless/dkg/schnorr-chain-code/v1", &values);
-        let (package, public) =
-            part3(&secret, &packages, &self.shares).map_err(|error| dkg_error(&roster, &error))?;
+        let (package, public) = part3(&secret, &packages, &self.shares).map_err(|error| dkg_error(&roster, &error))?;
         let key = |bytes: Result<Vec<u8>, frost::Error>| {
             bytes.ok().and_then(|bytes| secp256k1::PublicKey::from_slice(&bytes).ok())
         };

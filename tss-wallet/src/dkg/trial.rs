@@ -113,7 +113,10 @@ pub(crate) fn covering_quorums(count: u8, threshold: u8) -> Vec<BTreeSet<PartyIn
         let mut quorum = BTreeSet::from([a, b]);
         while quorum.len() < usize::from(threshold) {
             let gain = |candidate: u8| {
-                quorum.iter().filter(|member| open.contains(&(candidate.min(**member), candidate.max(**member)))).count()
+                quorum
+                    .iter()
+                    .filter(|member| open.contains(&(candidate.min(**member), candidate.max(**member))))
+                    .count()
             };
             let best = all
                 .iter()

@@ -42,7 +42,11 @@ pub struct KeyShare {
 
 impl fmt::Debug for KeyShare {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "KeyShare {{ wallet: {}, epoch: {}, me: {}, <redacted> }}", self.public.wallet, self.public.epoch, self.me)
+        write!(
+            f,
+            "KeyShare {{ wallet: {}, epoch: {}, me: {}, <redacted> }}",
+            self.public.wallet, self.public.epoch, self.me
+        )
     }
 }
 

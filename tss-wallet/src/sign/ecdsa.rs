@@ -111,8 +111,9 @@ impl EcdsaBatch {
         let mut next = Vec::with_capacity(self.items.len());
         let mut sent: BTreeMap<PartyIndex, Vec<TransmitPhase2to3<Secp256k1>>> = BTreeMap::new();
         for ((item, (unique, keep)), messages) in self.items.iter().zip(kept).zip(by_item) {
-            let (unique, keep, transmit) =
-                Self::with_child(&mut self.party, item, |party, data| party.sign_phase2(data, unique, keep, &messages))?;
+            let (unique, keep, transmit) = Self::with_child(&mut self.party, item, |party, data| {
+                party.sign_phase2(data, unique, keep, &messages)
+            })?;
             next.push((unique, keep));
             for message in transmit {
                 let to = ours(message.parties.receiver).ok_or(SignError::InvalidResult)?;
@@ -152,12 +153,11 @@ impl EcdsaBatch {
         let mut signatures = Vec::with_capacity(self.items.len());
         for ((item, (r, broadcast)), mut messages) in self.items.iter().zip(own).zip(all) {
             messages.push(broadcast);
-            let (s, recovery_id) = Self::with_child(&mut self.party, item, |party, data| {
-                party.sign_phase4(data, &r, &messages, true)
-            })?;
+            let (s, recovery_id) =
+                Self::with_child(&mut self.party, item, |party, data| party.sign_phase4(data, &r, &messages, true))?;
             let signature = format!("{r}{s}");
-            let compact = <[u8; 64] as bitcoin::hex::FromHex>::from_hex(&signature)
-                .map_err(|_| SignError::InvalidResult)?;
+            let compact =
+                <[u8; 64] as bitcoin::hex::FromHex>::from_hex(&signature).map_err(|_| SignError::InvalidResult)?;
             let signature =
                 secp256k1::ecdsa::Signature::from_compact(&compact).map_err(|_| SignError::InvalidResult)?;
             signatures.push((item.position, Signature::Ecdsa { signature, recovery_id }));

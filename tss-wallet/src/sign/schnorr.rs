@@ -125,8 +125,7 @@ impl SchnorrBatch {
             let signature = frost::aggregate_with_tweak(&package, &shares, &item.public, None)
                 .map_err(|error| self.blame(&error))?;
             let bytes = signature.serialize().map_err(|_| SignError::InvalidResult)?;
-            let signature =
-                secp256k1::schnorr::Signature::from_slice(&bytes).map_err(|_| SignError::InvalidResult)?;
+            let signature = secp256k1::schnorr::Signature::from_slice(&bytes).map_err(|_| SignError::InvalidResult)?;
             signatures.push((item.position, Signature::Schnorr(signature)));
         }
         Ok(Step::Done(signatures))
@@ -215,9 +214,5 @@ fn view_of(all: &BTreeMap<PartyIndex, Vec<[u8; COMMITMENT_BYTES]>>) -> [u8; 32] 
 
 fn split<const N: usize>(culprit: PartyIndex, bytes: &[u8], count: usize) -> Result<Vec<[u8; N]>, SignError> {
     let (chunks, rest) = bytes.as_chunks::<N>();
-    if chunks.len() == count && rest.is_empty() {
-        Ok(chunks.to_vec())
-    } else {
-        Err(SignError::Malformed { culprit })
-    }
+    if chunks.len() == count && rest.is_empty() { Ok(chunks.to_vec()) } else { Err(SignError::Malformed { culprit }) }
 }

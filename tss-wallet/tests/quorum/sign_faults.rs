@@ -1,0 +1,238 @@
+//! Signing with liars, strangers, replays and silence.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tss_wallet::sign::{MAX_ECDSA_ITEMS, Verdict};
+use tss_wallet::wallet::keychain::{AddressType, Branch};
+use tss_wallet::{KeyShare, SessionId, SignError, SignItem, SignParams, SigningSession};
+
+use crate::cluster::{Packet, check, key, party, quorum, sign_net, sign_params};
+
+fn both_schemes() -> Vec<SignItem> {
+    [AddressType::Bech32, AddressType::Bech32m]
+        .map(|kind| SignItem { key: key(kind, Branch::External, 3), message: [3; 32] })
+        .to_vec()
+}
+
+fn taproot() -> Vec<SignItem> {
+    vec![SignItem { key: key(AddressType::Bech32m, Branch::External, 3), message: [3; 32] }]
+}
+
+/// One key generation serves all of these: each test runs in a process of its own.
+#[test]
+fn faults_in_signing_two_of_three() {
+    let shares = quorum(2, 3);
+    parameters_that_cannot_be_are_refused(&shares);
+    a_banned_partner_is_refused_for_ecdsa_alone(&shares);
+    a_bad_frost_share_names_its_maker(&shares);
+    duplicates_strangers_and_late_messages_are_dropped(&shares);
+    a_message_of_another_session_is_dropped(&shares);
+    every_recorded_message_is_refused_elsewhere(&shares);
+    a_failed_check_of_multiplication_is_a_ban(&shares);
+    silence_is_not_blamed(&shares);
+    no_mutant_makes_a_wrong_signature(&shares);
+}
+
+#[test]
+fn faults_in_signing_three_of_five() {
+    let shares = quorum(3, 5);
+    a_lie_about_commitments_blames_nobody_honest(&shares);
+    a_bad_frost_share_is_named_by_every_honest_signer(&shares);
+}
+
+fn start_error(share: &Arc<KeyShare>, params: &SignParams) -> SignError {
+    SigningSession::start(share.clone(), params, &[0; 32]).unwrap_err()
+}
+
+fn parameters_that_cannot_be_are_refused(shares: &[Arc<KeyShare>]) {
+    let with = |signers: &[u8]| start_error(&shares[0], &sign_params(signers, both_schemes(), 1));
+    assert_eq!(with(&[1]), SignError::SignerCount { expected: 2, got: 1 });
+    assert_eq!(with(&[1, 2, 3]), SignError::SignerCount { expected: 2, got: 3 });
+    assert_eq!(with(&[1, 1]), SignError::SignerCount { expected: 2, got: 2 });
+    assert_eq!(with(&[2, 3]), SignError::NotASigner);
+    assert_eq!(with(&[1, 4]), SignError::UnknownSigner(party(4)));
+    assert_eq!(
+        start_error(&shares[0], &sign_params(&[1, 2], Vec::new(), 1)),
+        SignError::ItemCount { items: 0, ecdsa: 0 }
+    );
+    let many = vec![both_schemes()[0]; MAX_ECDSA_ITEMS + 1];
+    assert!(matches!(start_error(&shares[0], &sign_params(&[1, 2], many, 1)), SignError::ItemCount { .. }));
+    let hardened = vec![SignItem { key: key(AddressType::Bech32, Branch::External, 1 << 31), message: [0; 32] }];
+    let error = start_error(&shares[0], &sign_params(&[1, 2], hardened, 1));
+    assert!(matches!(error, SignError::Derive(_)));
+    assert_eq!(error.verdict(), Verdict::Fatal);
+}
+
+fn a_banned_partner_is_refused_for_ecdsa_alone(shares: &[Arc<KeyShare>]) {
+    let banned = BTreeSet::from([party(2)]);
+    let params = SignParams { banned: banned.clone(), ..sign_params(&[1, 2], both_schemes(), 1) };
+    assert_eq!(start_error(&shares[0], &params), SignError::Banned(party(2)));
+    let params = SignParams { banned, ..sign_params(&[1, 2], taproot(), 1) };
+    assert!(SigningSession::start(shares[0].clone(), &params, &[0; 32]).is_ok());
+}
+
+fn a_bad_frost_share_names_its_maker(shares: &[Arc<KeyShare>]) {
+    let params = sign_params(&[1, 2], taproot(), 2);
+    let mut net = sign_net(shares, &params, 1);
+    net.run(|mut packet| {
+        if packet.from == party(2) && packet.body[0] == 2 {
+            *packet.body.last_mut().unwrap() ^= 1;
+        }
+        vec![packet]
+    });
+    let (at, _, error) = &net.errors[0];
+    assert_eq!((*at, error.culprit(), error.verdict()), (party(1), Some(party(2)), Verdict::Retry));
+    assert!(net.nodes[&party(1)].finished().is_none());
+    assert!(net.nodes[&party(2)].finished().is_some());
+}
+
+fn duplicates_strangers_and_late_messages_are_dropped(shares: &[Arc<KeyShare>]) {
+    let params = sign_params(&[1, 3], both_schemes(), 3);
+    let mut net = sign_net(shares, &params, 2);
+    net.run(|packet| {
+        let stranger = Packet { from: party(2), ..packet.clone() };
+        vec![packet.clone(), packet, stranger]
+    });
+    for session in net.nodes.values() {
+        let signatures = session.finished().unwrap();
+        params.items.iter().zip(&signatures).for_each(|(item, signature)| check(&shares[0], item, signature));
+    }
+    assert!(net.errors.iter().all(|(.., error)| error.verdict() == Verdict::Dropped));
+    assert!(net.errors.iter().any(|(.., error)| matches!(error, SignError::Stranger { .. })));
+    assert!(net.errors.iter().any(|(.., error)| matches!(error, SignError::Duplicate { .. } | SignError::Late { .. })));
+}
+
+fn a_message_of_another_session_is_dropped(shares: &[Arc<KeyShare>]) {
+    let params = sign_params(&[1, 2], both_schemes(), 4);
+    let mut other_items = both_schemes();
+    other_items[0].message = [9; 32];
+    let mut other_index = both_schemes();
+    other_index[1].key.index = 4;
+    for other in [
+        SignParams { session: SessionId([5; 32]), ..params.clone() },
+        SignParams { items: other_items, ..params.clone() },
+        SignParams { items: other_index, ..params.clone() },
+    ] {
+        let (mut session, _) = SigningSession::start(shares[0].clone(), &params, &[1; 32]).unwrap();
+        let (_, out) = SigningSession::start(shares[1].clone(), &other, &[2; 32]).unwrap();
+        let error = session.receive(party(2), &out[0].body).unwrap_err();
+        assert_eq!((error.clone(), error.verdict()), (SignError::OtherSession { from: party(2) }, Verdict::Dropped));
+        assert_eq!(session.waiting_for(), [party(2)]);
+    }
+}
+
+/// Every message of one session fed to another session of the same items: none is accepted.
+fn every_recorded_message_is_refused_elsewhere(shares: &[Arc<KeyShare>]) {
+    let mut net = sign_net(shares, &sign_params(&[1, 2], both_schemes(), 6), 3);
+    net.run_honestly();
+    let other = sign_params(&[1, 2], both_schemes(), 7);
+    for packet in &net.log {
+        let (mut session, _) = SigningSession::start(shares[packet.to.position()].clone(), &other, &[1; 32]).unwrap();
+        assert!(session.receive(packet.from, &packet.body).is_err());
+        assert!(!session.waiting_for().is_empty());
+    }
+}
+
+fn a_failed_check_of_multiplication_is_a_ban(shares: &[Arc<KeyShare>]) {
+    let items = vec![both_schemes()[0]];
+    let mut banned = 0;
+    for seed in 0..12 {
+        let params = sign_params(&[1, 2], items.clone(), 100 + seed);
+        let mut net = sign_net(shares, &params, 4);
+        let mut random = StdRng::seed_from_u64(u64::from(seed));
+        net.run(|mut packet| {
+            if packet.from == party(2) && packet.body[0] <= 2 {
+                // Past round, binding and length, and past the first fields: inside the oblivious transfer.
+                let at = random.gen_range(packet.body.len() / 2..packet.body.len());
+                packet.body[at] ^= 1;
+            }
+            vec![packet]
+        });
+        assert!(net.nodes[&party(1)].finished().is_none());
+        for (at, _, error) in net.errors.iter().filter(|(.., error)| error.verdict() == Verdict::Ban) {
+            assert_eq!((*at, error.culprit()), (party(1), Some(party(2))));
+            banned += 1;
+        }
+    }
+    assert!(banned > 0, "no change was caught by the checks that ban");
+}
+
+fn silence_is_not_blamed(shares: &[Arc<KeyShare>]) {
+    let mut net = sign_net(shares, &sign_params(&[1, 2], both_schemes(), 8), 5);
+    net.run(|packet| if packet.from == party(2) && packet.body[0] == 2 { Vec::new() } else { vec![packet] });
+    assert!(net.errors.is_empty());
+    assert_eq!(net.nodes[&party(1)].waiting_for(), [party(2)]);
+}
+
+/// Random changes to random messages: never a panic, never a signature that does not verify.
+fn no_mutant_makes_a_wrong_signature(shares: &[Arc<KeyShare>]) {
+    let mut random = StdRng::seed_from_u64(17);
+    for run in 0..150_u8 {
+        let params = sign_params(&[1, 2], both_schemes(), run);
+        let (target, kind) = (random.gen_range(1..=3), random.gen_range(0..6));
+        let mut net = sign_net(shares, &params, u64::from(run));
+        net.run(|mut packet| {
+            if packet.from == party(2) && packet.body[0] == target {
+                mutate(&mut packet.body, kind, &mut random);
+            }
+            vec![packet]
+        });
+        for session in net.nodes.values() {
+            if let Some(signatures) = session.finished() {
+                params.items.iter().zip(&signatures).for_each(|(item, signature)| check(&shares[0], item, signature));
+            }
+        }
+        assert!(net.errors.iter().all(|(at, _, error)| *at == party(2) || error.culprit() != Some(party(1))));
+        assert!(net.errors.iter().all(|(.., error)| error.verdict() != Verdict::Fatal), "{:?}", net.errors);
+    }
+}
+
+fn mutate(body: &mut Vec<u8>, kind: u8, random: &mut StdRng) {
+    let at = random.gen_range(1..body.len());
+    match kind {
+        0 => body[at] ^= 1 << random.gen_range(0..8),
+        1 => body.truncate(at),
+        2 => body.push(0),
+        3 => body[at..].fill(0),
+        4 => body[at..].fill(0xff),
+        _ => {
+            let end = (at + 33).min(body.len());
+            random.fill(&mut body[at..end]);
+        }
+    }
+}
+
+fn a_lie_about_commitments_blames_nobody_honest(shares: &[Arc<KeyShare>]) {
+    let params = sign_params(&[1, 2, 3], taproot(), 1);
+    // Member 3 shows member 2 the commitments of another run than member 1.
+    let (_, other) = SigningSession::start(shares[2].clone(), &params, &[77; 32]).unwrap();
+    let mut net = sign_net(shares, &params, 6);
+    net.run(|mut packet| {
+        if packet.from == party(3) && packet.to == party(2) && packet.body[0] == 1 {
+            packet.body = other.iter().find(|out| out.to == tss_wallet::Recipient::One(party(2))).unwrap().body.clone();
+        }
+        vec![packet]
+    });
+    assert!(net.nodes.values().all(|session| session.finished().is_none()));
+    for (_, _, error) in &net.errors {
+        assert!(matches!(error, SignError::Equivocation { .. }), "{error:?}");
+        assert_eq!((error.culprit(), error.verdict()), (None, Verdict::Retry));
+    }
+}
+
+fn a_bad_frost_share_is_named_by_every_honest_signer(shares: &[Arc<KeyShare>]) {
+    let params = sign_params(&[2, 4, 5], taproot(), 2);
+    let mut net = sign_net(shares, &params, 7);
+    net.run(|mut packet| {
+        if packet.from == party(4) && packet.body[0] == 2 {
+            *packet.body.last_mut().unwrap() ^= 1;
+        }
+        vec![packet]
+    });
+    let blamed: Vec<_> = net.errors.iter().map(|(at, _, error)| (*at, error.culprit())).collect();
+    assert_eq!(blamed.len(), 2);
+    assert!(blamed.iter().all(|(at, culprit)| *at != party(4) && *culprit == Some(party(4))));
+}
