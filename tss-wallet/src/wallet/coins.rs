@@ -95,18 +95,8 @@ impl Wallet {
             }
             let replaces = depth == 0 && (record.replaces.is_some() || record.replaced_by.is_some());
             let safe = !replaces && self.trusted(record, &mut cache);
-            if depth == 0 {
-                if let Some(version) = filter.for_version {
-                    let truc = record.tx.version.0 == TRUC_VERSION;
-                    let has_child = (0..record.tx.output.len()).any(|vout| {
-                        let vout = u32::try_from(vout).unwrap_or(u32::MAX);
-                        self.ledger.spenders(OutPoint::new(record.txid, vout)).any(super::record::TxRecord::in_mempool)
-                    });
-                    if truc != (version == TRUC_VERSION) || (truc && (has_child || self.has_unconfirmed_parent(record)))
-                    {
-                        continue;
-                    }
-                }
+            if depth == 0 && filter.for_version.is_some_and(|version| !self.may_spend_in(record, version)) {
+                continue;
             }
             let wanted = (safe || !filter.only_safe)
                 && (filter.min_depth..=filter.max_depth).contains(&depth)
@@ -138,6 +128,17 @@ impl Wallet {
             }
         }
         found
+    }
+
+    /// BIP431: unconfirmed coins of version 3 are spent in version 3 alone, by one child of a parent without parents.
+    fn may_spend_in(&self, record: &super::record::TxRecord, version: i32) -> bool {
+        if record.tx.version.0 != TRUC_VERSION {
+            return version != TRUC_VERSION;
+        }
+        let has_child = (0u32..).zip(&record.tx.output).any(|(vout, _)| {
+            self.ledger.spenders(OutPoint::new(record.txid, vout)).any(super::record::TxRecord::in_mempool)
+        });
+        version == TRUC_VERSION && !has_child && !self.has_unconfirmed_parent(record)
     }
 
     fn has_unconfirmed_parent(&self, record: &super::record::TxRecord) -> bool {

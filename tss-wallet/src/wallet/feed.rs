@@ -248,11 +248,11 @@ impl Wallet {
                 }
             }
         }
-        if let Some(time) = self.ledger.get(&txid).map(super::record::TxRecord::time) {
-            if time < self.meta.birth_time {
-                self.meta.birth_time = time;
-                writes.push(self.meta_row()?);
-            }
+        if let Some(time) = self.ledger.get(&txid).map(super::record::TxRecord::time)
+            && time < self.meta.birth_time
+        {
+            self.meta.birth_time = time;
+            writes.push(self.meta_row()?);
         }
         Ok(writes)
     }

@@ -4,7 +4,9 @@
 //! Fee rates are resolved by the caller, who knows the mempool; randomness is handed in. The draft is not a promise:
 //! claim its inputs before it is signed.
 
+mod error;
 pub mod fees;
+mod params;
 mod select;
 
 use std::collections::BTreeMap;
@@ -15,200 +17,20 @@ use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, W
 use rand::seq::SliceRandom;
 use rand::{Rng, RngCore};
 
-use self::fees::{FeeRate, dust_threshold, input_weight, is_dust, is_segwit, output_size, signed_weight, vbytes};
+pub use self::error::SpendError;
+use self::error::{MAX_STANDARD_WEIGHT, MIN_STANDARD_WEIGHT};
+use self::fees::{dust_threshold, input_weight, is_dust, is_segwit, output_size, signed_weight, vbytes};
+pub use self::params::{ChangeSpec, Draft, DraftInput, PresetInput, Recipient, SpendParams};
 use self::select::{Aim, Group, NoSelection};
 use super::Wallet;
-use super::addresses::{AddressError, Reserved};
+use super::addresses::AddressError;
 use super::coins::{Coin, CoinFilter};
 use super::keychain::{AddressType, Branch, ChainId, KeyId};
 
-/// The heaviest transaction that is relayed, and the lightest.
-const MAX_STANDARD_WEIGHT: u64 = 400_000;
-const MIN_STANDARD_WEIGHT: u64 = 65 * 4;
 /// Size of an input that spends change, where the change script is not ours.
 const FOREIGN_CHANGE_SPEND_VBYTES: u64 = 91;
 /// Coins of one script that are spent together at most.
 const MAX_GROUP_COINS: usize = 100;
-
-/// An output to be paid.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Recipient {
-    pub script: ScriptBuf,
-    pub amount: Amount,
-    pub subtract_fee: bool,
-}
-
-/// A coin the caller wants spent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PresetInput {
-    pub outpoint: OutPoint,
-    pub sequence: Option<Sequence>,
-    /// What the input will weigh signed, where the wallet cannot know it.
-    pub weight: Option<Weight>,
-    /// The coin, where it is not one of the wallet's.
-    pub prevout: Option<TxOut>,
-}
-
-/// Where change goes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ChangeSpec {
-    /// An address of the caller's; otherwise a fresh one of the wallet's.
-    pub script: Option<ScriptBuf>,
-    /// The type of the fresh address; otherwise the one that fits the recipients.
-    pub address_type: Option<AddressType>,
-    /// The place of the change output; otherwise at random.
-    pub position: Option<usize>,
-}
-
-/// A payment to be made.
-#[derive(Debug, Clone)]
-pub struct SpendParams {
-    pub recipients: Vec<Recipient>,
-    pub inputs: Vec<PresetInput>,
-    /// Whether coins may be added to `inputs`.
-    pub add_inputs: bool,
-    pub include_unsafe: bool,
-    pub min_conf: u32,
-    pub max_conf: u32,
-    pub fee_rate: FeeRate,
-    /// `-discardfee` or what the estimator says for it.
-    pub discard_rate: FeeRate,
-    /// `-consolidatefeerate`.
-    pub long_term_rate: FeeRate,
-    /// `-dustrelayfee`.
-    pub dust_relay_rate: FeeRate,
-    /// `-maxtxfee`.
-    pub max_tx_fee: Amount,
-    pub max_tx_weight: Option<u64>,
-    pub change: ChangeSpec,
-    /// `-addresstype`.
-    pub default_address_type: AddressType,
-    pub rbf: bool,
-    pub lock_time: Option<LockTime>,
-    /// The tip's height when the chain is current, to discourage fee sniping; otherwise lock time is 0.
-    pub anti_fee_sniping: Option<u32>,
-    pub version: i32,
-    /// Leave out coins on scripts that were spent from, and spend coins of one script together.
-    pub avoid_reuse: bool,
-    pub avoid_partial_spends: bool,
-}
-
-impl Default for SpendParams {
-    fn default() -> Self {
-        Self {
-            recipients: Vec::new(),
-            inputs: Vec::new(),
-            add_inputs: true,
-            include_unsafe: false,
-            min_conf: 0,
-            max_conf: 9_999_999,
-            fee_rate: FeeRate(1_000),
-            discard_rate: FeeRate(10_000),
-            long_term_rate: FeeRate(10_000),
-            dust_relay_rate: FeeRate(3_000),
-            max_tx_fee: Amount::from_sat(10_000_000),
-            max_tx_weight: None,
-            change: ChangeSpec::default(),
-            default_address_type: AddressType::Bech32,
-            rbf: true,
-            lock_time: None,
-            anti_fee_sniping: None,
-            version: 2,
-            avoid_reuse: true,
-            avoid_partial_spends: false,
-        }
-    }
-}
-
-/// An input of a draft.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DraftInput {
-    pub outpoint: OutPoint,
-    pub prevout: TxOut,
-    /// `None` where the coin is not the wallet's.
-    pub key: Option<KeyId>,
-}
-
-/// A funded transaction, not signed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Draft {
-    pub tx: Transaction,
-    pub fee: Amount,
-    pub change_position: Option<usize>,
-    /// In the order of the transaction's inputs.
-    pub inputs: Vec<DraftInput>,
-    /// The change address that was taken from the pool for it.
-    pub change: Option<Reserved>,
-}
-
-impl Draft {
-    pub fn outpoints(&self) -> Vec<OutPoint> {
-        self.inputs.iter().map(|input| input.outpoint).collect()
-    }
-}
-
-/// Why a payment cannot be made, in Core's words.
-#[derive(Debug, thiserror::Error)]
-pub enum SpendError {
-    #[error("Transaction must have at least one recipient")]
-    NoRecipient,
-    #[error("Transaction amount too small")]
-    AmountTooSmall,
-    #[error("Maximum transaction weight must be between {MIN_STANDARD_WEIGHT} and {MAX_STANDARD_WEIGHT}")]
-    WeightLimit,
-    #[error("Transaction requires one destination of non-zero value, a non-zero feerate, or a pre-selected input")]
-    Nothing,
-    #[error("Not found pre-selected input {}", shown(.0))]
-    InputNotFound(OutPoint),
-    #[error("Not solvable pre-selected input {}", shown(.0))]
-    InputNotSolvable(OutPoint),
-    #[error("Can't spend unconfirmed version 3 pre-selected input with a version {0} tx")]
-    TrucInput(i32),
-    #[error("Can't spend unconfirmed version {0} pre-selected input with a version 3 tx")]
-    InputForTruc(i32),
-    #[error(
-        "The preselected coins total amount does not cover the transaction target. Please allow other inputs to be \
-         automatically selected or include more coins manually"
-    )]
-    PresetTooSmall,
-    #[error("The total exceeds your balance when the {} transaction fee is included.", money(*.0))]
-    FeeExceedsBalance(Amount),
-    #[error("Insufficient funds")]
-    InsufficientFunds,
-    #[error(
-        "The inputs size exceeds the maximum weight. Please try sending a smaller amount or manually consolidating your \
-         wallet's UTXOs"
-    )]
-    InputsTooHeavy,
-    #[error("Transaction change output index out of range")]
-    ChangePosition,
-    #[error("The transaction amount is too small to pay the fee")]
-    TooSmallForFee,
-    #[error("The transaction amount is too small to send after the fee has been deducted")]
-    TooSmallAfterFee,
-    #[error("Transaction needs a change address, but we can't generate it. {0}")]
-    NoChangeAddress(AddressError),
-    #[error("Transaction too large")]
-    TooLarge,
-    #[error("Fee exceeds maximum configured by user (e.g. -maxtxfee, maxfeerate)")]
-    MaxFeeExceeded,
-    #[error("Invalid amount")]
-    AmountOutOfRange,
-}
-
-fn shown(outpoint: &OutPoint) -> String {
-    let txid = outpoint.txid.to_string();
-    format!("COutPoint({}, {})", txid.get(..10).unwrap_or(&txid), outpoint.vout)
-}
-
-/// Core's `FormatMoney`: eight decimals, less trailing zeros beyond the second.
-fn money(amount: Amount) -> String {
-    let mut text = format!("{}.{:08}", amount.to_sat() / 100_000_000, amount.to_sat() % 100_000_000);
-    while text.ends_with('0') && !text.get(text.len().saturating_sub(3)..).is_some_and(|end| end.starts_with('.')) {
-        text.pop();
-    }
-    text
-}
 
 fn sats(amount: Amount) -> i64 {
     i64::try_from(amount.to_sat()).unwrap_or(i64::MAX)
@@ -323,15 +145,14 @@ impl Wallet {
         for preset in &params.inputs {
             let key = self.keys.scripts().txout(preset.outpoint).map(|(key, _)| *key);
             let own = key.and_then(|_| self.output(preset.outpoint).cloned());
-            if let Some(parent) = self.ledger.get(&preset.outpoint.txid).filter(|_| own.is_some()) {
-                if self.ledger.depth(parent) == 0 {
-                    let theirs = parent.tx.version.0;
-                    if theirs == 3 && params.version != 3 {
-                        return Err(SpendError::TrucInput(params.version));
-                    }
-                    if theirs != 3 && params.version == 3 {
-                        return Err(SpendError::InputForTruc(theirs));
-                    }
+            let parent = self.ledger.get(&preset.outpoint.txid).filter(|_| own.is_some());
+            if let Some(parent) = parent.filter(|parent| self.ledger.depth(parent) == 0) {
+                let theirs = parent.tx.version.0;
+                if theirs == 3 && params.version != 3 {
+                    return Err(SpendError::TrucInput(params.version));
+                }
+                if theirs != 3 && params.version == 3 {
+                    return Err(SpendError::InputForTruc(theirs));
                 }
             }
             let key = own.is_some().then_some(key).flatten();
@@ -427,7 +248,7 @@ impl Wallet {
         aim: &Aim,
         change: ChangePlan,
         chosen: Vec<(OutPoint, Input)>,
-        subtract: u64,
+        subtract: i64,
         max_weight: u64,
         rng: &mut dyn RngCore,
     ) -> Result<Draft, SpendError> {
@@ -454,10 +275,8 @@ impl Wallet {
         let weight = signed_weight(&tx, &sizes);
         let needed = sats(params.fee_rate.fee(vbytes(weight)));
         let fee = settle_fee(&mut tx, params, selected, needed, position, subtract)?;
-        if change_amount > 0 {
-            if let Some(error) = change.missing {
-                return Err(SpendError::NoChangeAddress(error));
-            }
+        if let Some(error) = change.missing.filter(|_| change_amount > 0) {
+            return Err(SpendError::NoChangeAddress(error));
         }
         if weight > max_weight {
             return Err(if params.max_tx_weight.is_some() { SpendError::InputsTooHeavy } else { SpendError::TooLarge });
@@ -480,7 +299,7 @@ impl Wallet {
 }
 
 /// The sum of what is to be paid, and how many recipients pay the fee.
-fn check_recipients(params: &SpendParams) -> Result<(Amount, u64), SpendError> {
+fn check_recipients(params: &SpendParams) -> Result<(Amount, i64), SpendError> {
     if params.recipients.is_empty() {
         return Err(SpendError::NoRecipient);
     }
@@ -495,7 +314,7 @@ fn check_recipients(params: &SpendParams) -> Result<(Amount, u64), SpendError> {
             .checked_add(recipient.amount)
             .filter(|sum| *sum <= Amount::MAX_MONEY)
             .ok_or(SpendError::InsufficientFunds)?;
-        subtract += u64::from(recipient.subtract_fee);
+        subtract += i64::from(recipient.subtract_fee);
     }
     Ok((sum, subtract))
 }
@@ -575,33 +394,28 @@ fn settle_fee(
     selected: i64,
     needed: i64,
     change: Option<usize>,
-    subtract: u64,
+    subtract: i64,
 ) -> Result<Amount, SpendError> {
     let paid = |tx: &Transaction| tx.output.iter().map(|output| sats(output.value)).sum::<i64>();
     let current = selected - paid(tx);
-    if let Some(output) = change.and_then(|at| tx.output.get_mut(at)) {
-        if needed < current {
-            output.value += amount(current - needed);
-        }
+    if let Some(output) = change.and_then(|at| tx.output.get_mut(at)).filter(|_| needed < current) {
+        output.value += amount(current - needed);
     }
-    if let Ok(subtract) = i64::try_from(subtract) {
-        if subtract > 0 {
-            let to_reduce = needed - (selected - paid(tx));
-            let mut first = true;
-            let places = (0..tx.output.len()).filter(|at| Some(*at) != change);
-            for (at, recipient) in places.zip(&params.recipients).filter(|(_, recipient)| recipient.subtract_fee) {
-                let Some(output) = tx.output.get_mut(at) else { continue };
-                let share = to_reduce.div_euclid(subtract) + if first { to_reduce.rem_euclid(subtract) } else { 0 };
-                first = false;
-                let left = sats(recipient.amount) - share;
-                if left < 0 {
-                    return Err(SpendError::TooSmallForFee);
-                }
-                output.value = amount(left);
-                if is_dust(output, params.dust_relay_rate) {
-                    return Err(SpendError::TooSmallAfterFee);
-                }
-            }
+    let to_reduce = needed - (selected - paid(tx));
+    let mut first = true;
+    let places = (0..tx.output.len()).filter(|at| Some(*at) != change);
+    for (at, recipient) in places.zip(&params.recipients).filter(|(_, recipient)| recipient.subtract_fee) {
+        let Some(output) = tx.output.get_mut(at) else { continue };
+        // Equal shares; the first takes what does not divide.
+        let share = to_reduce.div_euclid(subtract) + if first { to_reduce.rem_euclid(subtract) } else { 0 };
+        first = false;
+        let left = sats(recipient.amount) - share;
+        if left < 0 {
+            return Err(SpendError::TooSmallForFee);
+        }
+        output.value = amount(left);
+        if is_dust(output, params.dust_relay_rate) {
+            return Err(SpendError::TooSmallAfterFee);
         }
     }
     let fee = selected - paid(tx);

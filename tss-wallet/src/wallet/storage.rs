@@ -62,10 +62,12 @@ pub trait Storage: Send {
     fn write(&self, writes: &[Write], durability: Durability) -> Result<(), StorageError>;
 }
 
+type MemoryRows = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
+
 /// A store in memory. Clones share their rows, so a test can open a wallet again.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryStore {
-    rows: std::sync::Arc<Mutex<BTreeMap<(Table, Vec<u8>), Vec<u8>>>>,
+    rows: std::sync::Arc<Mutex<MemoryRows>>,
 }
 
 impl Storage for MemoryStore {

@@ -1,0 +1,72 @@
+//! Why a payment is refused, in the words Core has for it.
+
+use bitcoin::{Amount, OutPoint};
+
+use crate::wallet::addresses::AddressError;
+
+/// The heaviest transaction that is relayed, and the lightest.
+pub(super) const MAX_STANDARD_WEIGHT: u64 = 400_000;
+pub(super) const MIN_STANDARD_WEIGHT: u64 = 65 * 4;
+
+/// Why a payment cannot be made, in Core's words.
+#[derive(Debug, thiserror::Error)]
+pub enum SpendError {
+    #[error("Transaction must have at least one recipient")]
+    NoRecipient,
+    #[error("Transaction amount too small")]
+    AmountTooSmall,
+    #[error("Maximum transaction weight must be between {MIN_STANDARD_WEIGHT} and {MAX_STANDARD_WEIGHT}")]
+    WeightLimit,
+    #[error("Transaction requires one destination of non-zero value, a non-zero feerate, or a pre-selected input")]
+    Nothing,
+    #[error("Not found pre-selected input {}", shown(.0))]
+    InputNotFound(OutPoint),
+    #[error("Not solvable pre-selected input {}", shown(.0))]
+    InputNotSolvable(OutPoint),
+    #[error("Can't spend unconfirmed version 3 pre-selected input with a version {0} tx")]
+    TrucInput(i32),
+    #[error("Can't spend unconfirmed version {0} pre-selected input with a version 3 tx")]
+    InputForTruc(i32),
+    #[error(
+        "The preselected coins total amount does not cover the transaction target. Please allow other inputs to be \
+         automatically selected or include more coins manually"
+    )]
+    PresetTooSmall,
+    #[error("The total exceeds your balance when the {} transaction fee is included.", money(*.0))]
+    FeeExceedsBalance(Amount),
+    #[error("Insufficient funds")]
+    InsufficientFunds,
+    #[error(
+        "The inputs size exceeds the maximum weight. Please try sending a smaller amount or manually consolidating your \
+         wallet's UTXOs"
+    )]
+    InputsTooHeavy,
+    #[error("Transaction change output index out of range")]
+    ChangePosition,
+    #[error("The transaction amount is too small to pay the fee")]
+    TooSmallForFee,
+    #[error("The transaction amount is too small to send after the fee has been deducted")]
+    TooSmallAfterFee,
+    #[error("Transaction needs a change address, but we can't generate it. {0}")]
+    NoChangeAddress(AddressError),
+    #[error("Transaction too large")]
+    TooLarge,
+    #[error("Fee exceeds maximum configured by user (e.g. -maxtxfee, maxfeerate)")]
+    MaxFeeExceeded,
+    #[error("Invalid amount")]
+    AmountOutOfRange,
+}
+
+fn shown(outpoint: &OutPoint) -> String {
+    let txid = outpoint.txid.to_string();
+    format!("COutPoint({}, {})", txid.get(..10).unwrap_or(&txid), outpoint.vout)
+}
+
+/// Core's `FormatMoney`: eight decimals, less trailing zeros beyond the second.
+fn money(amount: Amount) -> String {
+    let mut text = format!("{}.{:08}", amount.to_sat() / 100_000_000, amount.to_sat() % 100_000_000);
+    while text.ends_with('0') && !text.get(text.len().saturating_sub(3)..).is_some_and(|end| end.starts_with('.')) {
+        text.pop();
+    }
+    text
+}
