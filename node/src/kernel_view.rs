@@ -3,12 +3,16 @@
 //! Owns no state. Calls that fail because the node is stopping answer as if nothing were known; what depends on them
 //! fails then, and loses nothing.
 
+use std::collections::BTreeMap;
+
+use bitcoin::consensus::encode::serialize_hex;
 use bitcoin::consensus::serialize;
 use bitcoin::hashes::Hash;
 use bitcoin::{Amount, Block, BlockHash, Denomination, FeeRate, Network, OutPoint, Transaction, TxOut, Txid};
 use keyless_kernel::{Args, Kernel, KernelError, RpcCall};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use tss_wallet::wallet::signing::PrevCoin;
 
 use crate::wallets::chain_view::{Ancestry, BlockFacts, BlockRef, ChainView, Estimate, MempoolEntry, MempoolRefusal};
 
@@ -95,6 +99,33 @@ impl ChainView for KernelView {
         entry.tx.output.get(usize::try_from(outpoint.vout).ok()?).cloned()
     }
 
+    fn verify_input(
+        &self,
+        transaction: &Transaction,
+        input: usize,
+        coins: &BTreeMap<OutPoint, PrevCoin>,
+    ) -> Result<(), String> {
+        let Some(spent) = transaction.input.get(input).map(|input| input.previous_output) else {
+            return Err("Input not found or already spent".to_owned());
+        };
+        // Core looks its own coins up itself; the others are named to it.
+        let unknown = coins.iter().filter(|(outpoint, _)| self.output(outpoint).is_none());
+        let named: Vec<Value> = unknown.map(|(outpoint, coin)| prevtx(outpoint, coin)).collect();
+        let params = serde_json::json!([serialize_hex(transaction), [], named]).to_string();
+        let answer = self.kernel.rpc(RpcCall::internal("signrawtransactionwithkey", &params));
+        let answer = answer.map_err(|error| error.to_string())?;
+        let answer: Value = serde_json::from_str(&answer).map_err(|error| error.to_string())?;
+        let errors = answer.get("errors").and_then(Value::as_array).cloned().unwrap_or_default();
+        let ours = errors.iter().find(|error| {
+            error.get("txid").and_then(Value::as_str) == Some(spent.txid.to_string().as_str())
+                && error.get("vout").and_then(Value::as_u64) == Some(u64::from(spent.vout))
+        });
+        match ours.and_then(|error| error.get("error")).and_then(Value::as_str) {
+            Some(text) => Err(text.to_owned()),
+            None => Ok(()),
+        }
+    }
+
     fn mempool(&self) -> Vec<MempoolEntry> {
         let listed = or_empty(self.kernel.mempool_list());
         let entry = |listing: keyless_kernel::mempool::MempoolListing| {
@@ -156,6 +187,19 @@ impl ChainView for KernelView {
         let written = self.args.write_setting(WALLET_SETTING, &Value::Array(names).to_string());
         written.inspect_err(|error| tracing::warn!(%error, "settings.json could not be written")).is_ok()
     }
+}
+
+/// A coin as `signrawtransactionwithkey` takes it.
+fn prevtx(outpoint: &OutPoint, coin: &PrevCoin) -> Value {
+    let mut named = serde_json::json!({
+        "txid": outpoint.txid.to_string(),
+        "vout": outpoint.vout,
+        "scriptPubKey": coin.script.to_hex_string(),
+    });
+    if let (Some(amount), Some(named)) = (coin.amount, named.as_object_mut()) {
+        named.insert("amount".to_owned(), Value::String(amount.to_string_in(Denomination::Bitcoin)));
+    }
+    named
 }
 
 /// Reads what `getmempoolentry` says of ancestors, amounts without a float.

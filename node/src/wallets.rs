@@ -1,3 +1,36 @@
-//! wip
+//! The owner of all wallets: loads them, feeds them the chain, fills their address pools, and sends.
+//!
+//! Owns: the set of wallets ([`manager`]), the queue of chain events and the one thread that applies them ([`feed`]),
+//! catching up and rescanning ([`follow`]), leases of addresses ([`pool`]), fees ([`fees`]), payments ([`spend`]) and
+//! signatures ([`sign`]). A wallet's ledger is `tss_wallet::wallet::Wallet`, behind a mutex that is held for short
+//! work and never over an `await`; whatever waits for the quorum or the disk runs on blocking threads.
+//!
+//! Refuses: key shares (they are [`crate::quorum`]'s), JSON (it is `keyless_rpc`'s), and consensus.
+//!
+//! | module | owns |
+//! | --- | --- |
+//! | [`options`] | what the configuration says about wallets |
+//! | [`chain_view`] | what wallets need of the node |
+//! | [`manager`] | the set of wallets: create, load, unload, list |
+//! | [`loaded`] | one loaded wallet |
+//! | [`feed`], [`follow`] | chain events, in order; catching up, rescans |
+//! | [`pool`], [`fees`], [`spend`], [`sign`] | addresses, fee rates, payments, signatures |
+//! | [`handle`], [`info`] | one wallet as RPC sees it; its quorum as RPC shows it |
+
 pub mod chain_view;
+pub mod feed;
+mod fees;
+mod follow;
+mod handle;
+mod info;
+pub mod loaded;
+pub mod manager;
+pub mod options;
+mod pool;
+mod sign;
+mod spend;
+
 pub use chain_view::ChainView;
+pub use feed::{ChainFeed, FeedEvent};
+pub use manager::WalletManager;
+pub use options::WalletOptions;

@@ -113,15 +113,9 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Core {
-    /// Starts the event loop. Must be called inside a tokio runtime.
-    pub fn start(
-        config: CoreConfig,
-        carrier: Arc<dyn Carrier>,
-        events: Events,
-        chain: Arc<dyn ChainView>,
-    ) -> Arc<Self> {
-        let runtime = tokio::runtime::Handle::current();
-        let core = Arc::new(Self {
+    /// A co-signer that hears nothing yet: open its shares, then [`Core::listen`]. Needs a tokio runtime.
+    pub fn new(config: CoreConfig, carrier: Arc<dyn Carrier>, chain: Arc<dyn ChainView>) -> Arc<Self> {
+        Arc::new(Self {
             me: config.identity.member_id(),
             identity: config.identity,
             layout: config.layout,
@@ -139,11 +133,14 @@ impl Core {
             suspects: Mutex::default(),
             stopping: AtomicBool::new(false),
             task: Mutex::default(),
-            runtime: runtime.clone(),
-        });
-        let task = runtime.spawn(run(Arc::downgrade(&core), events));
-        *locked(&core.task) = Some(task);
-        core
+            runtime: tokio::runtime::Handle::current(),
+        })
+    }
+
+    /// Starts the event loop.
+    pub fn listen(self: &Arc<Self>, events: Events) {
+        let task = self.runtime.spawn(run(Arc::downgrade(self), events));
+        *locked(&self.task) = Some(task);
     }
 
     /// Names the owner of the wallets; the first one stays.

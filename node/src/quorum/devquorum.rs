@@ -84,9 +84,11 @@ fn member_dir(wallet_dir: &Path, position: u8) -> PathBuf {
 }
 
 impl Embedded {
-    /// Starts co-signers in a wallet's directory, making identities where there are none. Needs a tokio runtime.
+    /// Starts co-signers in a wallet's directory, making identities where there are none. Needs a tokio runtime. They
+    /// open the shares of wallet `name`, if there is one.
     fn start(
         wallet_dir: &Path,
+        name: Option<&str>,
         members: u8,
         signing_timeout: Duration,
         chain: &Arc<dyn ChainView>,
@@ -98,19 +100,26 @@ impl Embedded {
             })
             .collect::<Result<Vec<_>, EmbeddedError>>()?;
         let hub = Hub::new();
-        let cores = identities
-            .into_iter()
-            .map(|(identity, dir)| {
-                let (carrier, events) = hub.member(identity.peer_id());
-                let config = CoreConfig {
-                    identity: SigningIdentity::from_seed(identity.seed()),
-                    layout: Layout::Embedded { dir },
-                    policy: Policy { accepts_any: true, ..Policy::default() },
-                    signing_timeout,
-                };
-                Core::start(config, Arc::new(carrier), events, Arc::clone(chain))
-            })
-            .collect();
+        let mut cores = Vec::with_capacity(identities.len());
+        let mut queues = Vec::with_capacity(identities.len());
+        for (identity, dir) in identities {
+            let (carrier, events) = hub.member(identity.peer_id());
+            let config = CoreConfig {
+                identity: SigningIdentity::from_seed(identity.seed()),
+                layout: Layout::Embedded { dir: dir.clone() },
+                policy: Policy { accepts_any: true, ..Policy::default() },
+                signing_timeout,
+            };
+            let core = Core::new(config, Arc::new(carrier), Arc::clone(chain));
+            if let Some(name) = name {
+                keygen::open_one(&core, name, &dir)?;
+            }
+            cores.push(core);
+            queues.push(events);
+        }
+        for (core, events) in cores.iter().zip(queues) {
+            core.listen(events);
+        }
         Ok(Self { cores, hub })
     }
 
@@ -122,7 +131,7 @@ impl Embedded {
         signing_timeout: Duration,
         chain: &Arc<dyn ChainView>,
     ) -> Result<(Self, Arc<Holding>), EmbeddedError> {
-        let embedded = Self::start(wallet_dir, devquorum.members, signing_timeout, chain)?;
+        let embedded = Self::start(wallet_dir, None, devquorum.members, signing_timeout, chain)?;
         invitation.threshold = devquorum.threshold;
         invitation.members = embedded.cores.iter().map(|core| core.me()).collect();
         match keygen::make(embedded.own(), invitation) {
@@ -145,11 +154,10 @@ impl Embedded {
         while member_dir(wallet_dir, members + 1).is_dir() && members < 15 {
             members += 1;
         }
-        let embedded = Self::start(wallet_dir, members, signing_timeout, chain)?;
-        for (core, position) in embedded.cores.iter().zip(1..) {
-            keygen::open_one(core, name, &member_dir(wallet_dir, position))?;
+        let embedded = Self::start(wallet_dir, Some(name), members, signing_timeout, chain)?;
+        for core in &embedded.cores {
+            keygen::resolve_pending(core);
         }
-        keygen::resolve_pending(embedded.own());
         let holding = embedded.own().holdings().into_iter().next();
         match holding {
             Some(holding) => Ok((embedded, holding)),

@@ -64,6 +64,10 @@ struct Payment {
     inputs: Vec<OutPoint>,
 }
 
+fn payment_key(name: &str) -> Vec<u8> {
+    [PAYMENT_PREFIX, sha256::Hash::hash(name.as_bytes()).as_byte_array().as_slice()].concat()
+}
+
 /// A directory holds a wallet that lives.
 pub fn is_complete(dir: &Path) -> bool {
     dir.join(COMPLETE).is_file()
@@ -288,12 +292,19 @@ impl Holding {
         Ok(self.db.write(&batch, Sync::Yes)?)
     }
 
+    /// The last transaction signed under a user's own name for a payment, and the inputs that a retry must share.
+    pub fn payment(&self, name: &str) -> Option<(Txid, Vec<OutPoint>)> {
+        let stored = self.db.get(Family::Claims, &payment_key(name)).ok().flatten()?;
+        let known: Payment = postcard::from_bytes(&stored).ok()?;
+        Some((known.txid, known.inputs))
+    }
+
     /// Notes that a transaction is signed under a user's own name for the payment; durable when this returns. False
     /// if another one was signed under it that could confirm beside this one.
     pub fn remember_payment(&self, name: &str, txid: Txid, inputs: &[OutPoint]) -> Result<bool, HoldingError> {
         let _guard = self.payments.lock().unwrap_or_else(PoisonError::into_inner);
         let damaged = || HoldingError::Damaged(self.dir.clone(), "a payment cannot be read");
-        let key = [PAYMENT_PREFIX, sha256::Hash::hash(name.as_bytes()).as_byte_array().as_slice()].concat();
+        let key = payment_key(name);
         let mut common = inputs.to_vec();
         if let Some(stored) = self.db.get(Family::Claims, &key)? {
             let known: Payment = postcard::from_bytes(&stored).map_err(|_| damaged())?;

@@ -86,7 +86,7 @@ pub fn make(core: &Arc<Core>, mut invitation: Invitation) -> Result<Arc<Holding>
     info.signers = roster.members().to_vec();
     let inbox = core.sessions.open(info).map_err(|_| QuorumError::Busy)?;
     let link = Link::new(core, topic, inbox, roster.members().iter().copied());
-    let result = (|| {
+    let result: Result<_, QuorumError> = (|| {
         preflight(core, &link, &roster, &invitation)?;
         let (pending, stored) = ceremony(core, &link, &roster, &invitation, VecDeque::new())?;
         let holding = finish(core, &link, pending, stored)?;
@@ -167,7 +167,7 @@ pub fn invited(core: &Arc<Core>, from: MemberId, topic: Topic, invitation: Invit
     tracing::info!(wallet = invitation.name, coordinator = %from, "invitation to a new wallet accepted");
     let link = Link::new(core, topic, inbox, roster.members().iter().copied());
     link.send(from, 0, &Message::Accept);
-    let result = (|| {
+    let result: Result<_, QuorumError> = (|| {
         let early = await_begin(core, &link, from)?;
         let (pending, stored) = ceremony(core, &link, &roster, &invitation, early)?;
         finish(core, &link, pending, stored)

@@ -3,7 +3,10 @@
 //! Owns the trait and its plain data. Every call may block: it is made on blocking threads, never on a tokio worker.
 //! The node implements it over the kernel; tests have a twin.
 
+use std::collections::BTreeMap;
+
 use bitcoin::{Amount, Block, BlockHash, FeeRate, Network, OutPoint, Transaction, TxOut, Txid};
+use tss_wallet::wallet::signing::PrevCoin;
 
 /// A block of the active chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +74,15 @@ pub trait ChainView: Send + Sync + 'static {
     fn prune_height(&self) -> Option<u32>;
     /// An unspent output of the chain, or an output of the mempool (spent there or not).
     fn output(&self, outpoint: &OutPoint) -> Option<TxOut>;
+
+    /// Whether an input is complete, by Core's interpreter; the error is Core's text. `coins` are those that the
+    /// transaction spends, as far as they are known.
+    fn verify_input(
+        &self,
+        transaction: &Transaction,
+        input: usize,
+        coins: &BTreeMap<OutPoint, PrevCoin>,
+    ) -> Result<(), String>;
 
     fn mempool(&self) -> Vec<MempoolEntry>;
     fn mempool_transaction(&self, txid: &Txid) -> Option<Transaction>;

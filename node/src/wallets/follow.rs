@@ -1,0 +1,209 @@
+//! How a wallet follows the chain: event by event, and from the chain itself after a start, a gap or at a rescan.
+//!
+//! Events and the chain may overlap: a block that does not extend the wallet's own tip is either one it has, or a
+//! reason to walk the chain. So the order of loading and notifications does not matter.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use bdk_chain::BlockId;
+use bitcoin::{Block, BlockHash, Transaction, Txid};
+use keyless_rpc::error::RpcError;
+use keyless_rpc::wallet::backend::Rescanned;
+use tss_wallet::wallet::feed::RemovalReason;
+use tss_wallet::wallet::storage::StorageError;
+
+use super::feed::{FeedEvent, Queued};
+use super::loaded::{Loaded, storage_error};
+
+/// Blocks a wallet walks back to find where its chain left the active one, before it begins anew from the fork.
+const MAX_WALK_BACK: u32 = 1_000_000;
+
+/// Why a wallet could not follow.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FollowError {
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error("block {0} is not on the disk (was it pruned?)")]
+    NoBlock(BlockHash),
+}
+
+impl Loaded {
+    /// Applies one event. Errors are logged: the wallet catches up at the next block.
+    pub(super) fn apply(&self, event: &Queued) {
+        let result = match event {
+            Queued::Event(event) => self.apply_event(event),
+            Queued::Connected { height, hash } => match self.chain.read_block(hash) {
+                Some(block) => self.connected(*height, &block),
+                None => self.catch_up(),
+            },
+            Queued::Resync => self.catch_up().and_then(|()| self.scan_mempool()),
+            Queued::Stop => Ok(()),
+        };
+        if let Err(error) = result {
+            tracing::error!(wallet = self.name, %error, "the wallet could not follow the chain");
+        }
+    }
+
+    fn apply_event(&self, event: &FeedEvent) -> Result<(), FollowError> {
+        match event {
+            FeedEvent::BlockConnected { height, block } => self.connected(*height, block),
+            FeedEvent::BlockDisconnected { height, hash } => self.disconnected(*height, hash),
+            FeedEvent::MempoolAdded { transaction } => self.mempool_added(transaction),
+            FeedEvent::MempoolRemoved { txid, reason } => self.mempool_removed(txid, reason),
+            FeedEvent::ChainStateFlushed { best } => self.flushed(best),
+            FeedEvent::TipChanged { .. } => Ok(()),
+        }
+    }
+
+    fn connected(&self, height: u32, block: &Block) -> Result<(), FollowError> {
+        let now = self.chain.now();
+        let mut wallet = self.wallet();
+        match wallet.tip() {
+            Some(tip) if tip.hash == block.header.prev_blockhash => {
+                wallet.block_connected(block, height, now)?;
+                Ok(())
+            }
+            Some(tip) if tip.hash == block.block_hash() => Ok(()),
+            _ => {
+                drop(wallet);
+                self.catch_up()
+            }
+        }
+    }
+
+    fn disconnected(&self, height: u32, hash: &BlockHash) -> Result<(), FollowError> {
+        if self.wallet().tip().is_none_or(|tip| tip.hash != *hash) {
+            return Ok(());
+        }
+        let block = self.chain.read_block(hash).ok_or(FollowError::NoBlock(*hash))?;
+        self.wallet().block_disconnected(&block, height, self.chain.now())?;
+        Ok(())
+    }
+
+    pub(super) fn mempool_added(&self, transaction: &Transaction) -> Result<(), FollowError> {
+        let now = self.chain.now();
+        let mut wallet = self.wallet();
+        wallet.mempool_added(transaction, now)?;
+        if wallet.ledger().concerns(transaction, wallet.keys()) {
+            let mut kept = self.in_mempool.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.insert(transaction.compute_txid(), transaction.clone());
+        }
+        Ok(())
+    }
+
+    fn mempool_removed(&self, txid: &Txid, reason: &str) -> Result<(), FollowError> {
+        let kept = self.in_mempool.lock().unwrap_or_else(PoisonError::into_inner).remove(txid);
+        let mut wallet = self.wallet();
+        let known = wallet.ledger().get(txid).map(|record| record.tx.as_ref().clone());
+        let Some(transaction) = kept.or(known) else { return Ok(()) };
+        let reason = if reason == "conflict" { RemovalReason::Conflict } else { RemovalReason::Other };
+        wallet.mempool_removed(&transaction, reason, self.chain.now())?;
+        Ok(())
+    }
+
+    /// A restart begins at the flushed block, if the wallet has come that far.
+    fn flushed(&self, best: &BlockHash) -> Result<(), FollowError> {
+        let Some(facts) = self.chain.block_facts(best) else { return Ok(()) };
+        let mut wallet = self.wallet();
+        if wallet.tip().is_some_and(|tip| tip.height >= facts.height) && facts.in_active_chain {
+            wallet.commit_best_block(BlockId { height: facts.height, hash: *best })?;
+        }
+        Ok(())
+    }
+
+    /// Walks from the wallet's tip to the node's: back to the fork, then forward.
+    pub(super) fn catch_up(&self) -> Result<(), FollowError> {
+        let started = Instant::now();
+        let mut walked = 0;
+        while let Some(tip) = self.wallet().tip() {
+            let facts = self.chain.block_facts(&tip.hash);
+            if facts.as_ref().is_some_and(|facts| facts.in_active_chain) {
+                break;
+            }
+            match self.chain.read_block(&tip.hash) {
+                Some(block) if walked < MAX_WALK_BACK => {
+                    self.wallet().block_disconnected(&block, tip.height, self.chain.now())?;
+                }
+                // The node does not know the block (it crashed before it was flushed): step down by height.
+                _ => {
+                    let below = tip.height.checked_sub(1);
+                    let parent = below.and_then(|height| {
+                        self.chain.active_hash(height).map(|hash| BlockId { height, hash })
+                    });
+                    let mut wallet = self.wallet();
+                    wallet.set_tip(parent);
+                    wallet.reconcile(|hash| self.chain.block_facts(hash).is_some_and(|facts| facts.in_active_chain))?;
+                }
+            }
+            walked += 1;
+        }
+        let mut connected = 0_u32;
+        loop {
+            let next = self.wallet().tip().map_or(0, |tip| tip.height.saturating_add(1));
+            let Some(hash) = self.chain.active_hash(next) else { break };
+            let block = self.chain.read_block(&hash).ok_or(FollowError::NoBlock(hash))?;
+            let mut wallet = self.wallet();
+            let extends = wallet.tip().is_none_or(|tip| tip.hash == block.header.prev_blockhash);
+            if !extends {
+                // A reorganisation under our feet.
+                drop(wallet);
+                return self.catch_up();
+            }
+            wallet.block_connected(&block, next, self.chain.now())?;
+            connected += 1;
+        }
+        if connected > 0 || walked > 0 {
+            let ms = started.elapsed().as_millis();
+            tracing::info!(wallet = self.name, connected, disconnected = walked, ms, "wallet caught up with the chain");
+        }
+        Ok(())
+    }
+
+    /// Takes in what the mempool holds.
+    pub(super) fn scan_mempool(&self) -> Result<(), FollowError> {
+        for entry in self.chain.mempool() {
+            self.mempool_added(&entry.transaction)?;
+        }
+        Ok(())
+    }
+
+    /// Looks at blocks of the active chain again. Blocks until it is done or aborted.
+    pub(super) fn rescan_blocks(&self, start: u32, stop: Option<u32>) -> Result<Rescanned, RpcError> {
+        if self.rescan.running.swap(true, Ordering::AcqRel) {
+            return Err(RpcError::wallet("Wallet is currently rescanning. Abort existing rescan or wait."));
+        }
+        self.rescan.abort.store(false, Ordering::Relaxed);
+        self.rescan.progress_ppm.store(0, Ordering::Relaxed);
+        *self.rescan.started.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        let result = self.rescan_range(start, stop);
+        self.rescan.running.store(false, Ordering::Release);
+        result
+    }
+
+    fn rescan_range(&self, start: u32, stop: Option<u32>) -> Result<Rescanned, RpcError> {
+        if self.chain.prune_height().is_some_and(|lowest| start < lowest) {
+            return Err(RpcError::misc("Can't rescan beyond pruned data. Use RPC call getblockchaininfo to determine your pruned height."));
+        }
+        let tip = self.wallet().tip().map_or(0, |tip| tip.height);
+        let end = stop.unwrap_or(tip).min(tip);
+        let mut highest_time = 0;
+        for height in start..=end {
+            if self.rescan.abort.load(Ordering::Relaxed) || self.closed.load(Ordering::Relaxed) {
+                return Err(RpcError::misc("Rescan aborted."));
+            }
+            let block = self.chain.active_hash(height).and_then(|hash| self.chain.read_block(&hash));
+            let block = block.ok_or_else(|| {
+                RpcError::misc("Rescan failed. Potentially corrupted data files.")
+            })?;
+            highest_time = highest_time.max(u64::from(block.header.time));
+            self.wallet()
+                .rescan_block(&block, height, highest_time, self.chain.now())
+                .map_err(storage_error)?;
+            let done = u64::from(height - start + 1) * 1_000_000 / u64::from(end - start + 1);
+            self.rescan.progress_ppm.store(u32::try_from(done).unwrap_or(1_000_000), Ordering::Relaxed);
+        }
+        Ok(Rescanned { start, stop: Some(end) })
+    }
+}

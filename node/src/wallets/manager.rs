@@ -1,0 +1,673 @@
+//! The set of wallets of this node.
+//!
+//! Owns which wallets are loaded, the thread that feeds them, and the node's co-signer. Codes and texts are Core's
+//! where Core has them (`wallet/wallet.cpp`, `wallet/rpc/wallet.cpp`).
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bdk_chain::BlockId;
+use bitcoin::Network;
+use keyless_p2p::cosigners::{self, Carrier, PeerId, fingerprint, public_key_of};
+use keyless_rpc::error::{RpcError, code};
+use keyless_rpc::wallet::backend::{
+    Cosigner, CosignerInfo, CreateWallet, Loaded as LoadedName, QuorumSpec, Result, WalletHandle, WalletOnDisk, Wallets,
+};
+use tss_wallet::wallet::{Wallet, WalletOptions as LedgerOptions, WalletParams};
+use tss_wallet::{MemberId, Roster, SigningIdentity, Split, WalletId};
+
+use super::chain_view::ChainView;
+use super::feed::{ChainFeed, FeedEvent, Queued};
+use super::handle::{Handle, blocking};
+use super::info;
+use super::loaded::{Loaded, Quorum, storage_error};
+use super::options::WalletOptions;
+use super::sign::quorum_error;
+use crate::quorum::devquorum::{Devquorum, Embedded, EmbeddedError};
+use crate::quorum::wire::{Invitation, LeaseRange, PROTOCOL_VERSION};
+use crate::quorum::{Core, CoreConfig, Holding, Host, Layout, Policy, holding, keygen};
+
+/// How long a load waits for the end of the unload before it.
+const REOPEN: Duration = Duration::from_secs(3);
+
+/// Why the wallets could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{path}: {error}")]
+    Io { path: String, error: std::io::Error },
+    #[error("{0}")]
+    Wallet(String),
+}
+
+/// All wallets of this node. Held by `Arc`.
+pub struct WalletManager {
+    options: Arc<WalletOptions>,
+    chain: Arc<dyn ChainView>,
+    runtime: tokio::runtime::Handle,
+    feed: ChainFeed,
+    loaded: Mutex<Vec<Arc<Loaded>>>,
+    /// Held while an event is applied, and while a wallet joins.
+    applying: Mutex<()>,
+    /// Names that are being created, loaded or unloaded.
+    busy: Mutex<BTreeSet<String>>,
+    core: OnceLock<Arc<Core>>,
+    network: OnceLock<cosigners::Network>,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    me: OnceLock<std::sync::Weak<Self>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A name that nobody else works on meanwhile.
+struct Busy<'a> {
+    manager: &'a WalletManager,
+    name: String,
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        locked(&self.manager.busy).remove(&self.name);
+    }
+}
+
+fn private_dir(path: &Path) -> std::result::Result<(), StartError> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|error| StartError::Io { path: path.display().to_string(), error })
+}
+
+impl WalletManager {
+    /// A manager that has no wallets yet: RPC may ask it, and [`WalletManager::start`] loads them.
+    pub fn new(
+        options: WalletOptions,
+        chain: Arc<dyn ChainView>,
+        runtime: tokio::runtime::Handle,
+    ) -> std::result::Result<Arc<Self>, StartError> {
+        private_dir(&options.wallets_dir)?;
+        private_dir(&options.keyless_dir)?;
+        let manager = Arc::new(Self {
+            options: Arc::new(options),
+            chain,
+            runtime,
+            feed: ChainFeed::default(),
+            loaded: Mutex::default(),
+            applying: Mutex::default(),
+            busy: Mutex::default(),
+            core: OnceLock::new(),
+            network: OnceLock::new(),
+            thread: Mutex::default(),
+            me: OnceLock::new(),
+        });
+        // Set once, here.
+        let _ = manager.me.set(Arc::downgrade(&manager));
+        Ok(manager)
+    }
+
+    /// Joins the network of co-signers, loads the wallets that want it, and begins to follow the chain. Blocks; needs
+    /// a tokio runtime. Attach the answer to the kernel's notifications.
+    pub fn start(
+        self: &Arc<Self>,
+        carrier: Option<(cosigners::Network, cosigners::Events)>,
+    ) -> std::result::Result<ChainFeed, StartError> {
+        let directories = self.directories();
+        self.remove_unfinished(&directories);
+        if let Some((network, events)) = carrier {
+            self.join_network(network, events, &directories);
+        }
+        let names: BTreeSet<&String> = self.options.load.iter().collect();
+        for name in names {
+            let result = self.load_now(name);
+            match result {
+                Ok(_) => {}
+                Err(error) if error.code == code::RPC_WALLET_NOT_FOUND => {
+                    tracing::warn!("Skipping -wallet path that doesn't exist. {}", error.message);
+                }
+                Err(error) => return Err(StartError::Wallet(error.message)),
+            }
+        }
+        let weak = Arc::downgrade(self);
+        let feed = self.feed.clone();
+        let thread = std::thread::Builder::new().name("wallets".to_owned()).spawn(move || {
+            while let Some(event) = feed.next() {
+                let Some(manager) = weak.upgrade() else { break };
+                manager.apply(&event);
+                feed.applied();
+            }
+            feed.ended();
+        });
+        let thread = thread.map_err(|error| StartError::Io { path: "thread".to_owned(), error })?;
+        *locked(&self.thread) = Some(thread);
+        Ok(self.feed.clone())
+    }
+
+    fn join_network(
+        self: &Arc<Self>,
+        network: cosigners::Network,
+        events: cosigners::Events,
+        directories: &[String],
+    ) {
+        let config = CoreConfig {
+            identity: SigningIdentity::from_seed(self.options.identity.seed()),
+            layout: Layout::Node {
+                wallets: self.options.wallets_dir.clone(),
+                seal_key: self.options.keyless_dir.join("seal.key"),
+            },
+            policy: Policy {
+                cosigners: self.options.cosigners.iter().copied().collect(),
+                threshold: self.options.threshold,
+                accepts_any: false,
+            },
+            signing_timeout: self.options.signing_timeout,
+        };
+        let core = Core::new(config, Arc::new(network.clone()), Arc::clone(&self.chain));
+        let weak: std::sync::Weak<dyn Host> = Arc::downgrade(self) as _;
+        core.set_host(weak);
+        keygen::open_all(&core, directories);
+        core.listen(events);
+        network.set_height(self.chain.tip().height);
+        // Set once: a manager is started once.
+        let _ = self.network.set(network);
+        let _ = self.core.set(core);
+    }
+
+    /// Directories under `wallets/` that hold something of ours.
+    fn directories(&self) -> Vec<String> {
+        let entries = match std::fs::read_dir(&self.options.wallets_dir) {
+            Ok(entries) => entries,
+            Err(error) => {
+                tracing::warn!("Error scanning directory entries under {}: {error}", self.options.wallets_dir.display());
+                return Vec::new();
+            }
+        };
+        let mut names: Vec<String> = entries
+            .filter_map(|entry| entry.ok())
+            .filter(|entry| entry.path().is_dir())
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| keygen::is_safe_name(name))
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// What a crash left of embedded co-signers that were being made. Real shares are the co-signer's affair.
+    fn remove_unfinished(&self, directories: &[String]) {
+        for name in directories {
+            let dir = self.options.wallet_dir(name);
+            if dir.join("identity").is_file() && !holding::is_complete(&dir) {
+                tracing::warn!(wallet = name, "a wallet whose making never ended is dropped");
+                keygen::remove_unfinished(&dir);
+            }
+        }
+    }
+
+    fn apply(&self, event: &Queued) {
+        let _applying = locked(&self.applying);
+        if let (Queued::Event(FeedEvent::TipChanged { height }), Some(core)) = (event, self.core.get()) {
+            core.carrier().set_height(*height);
+        }
+        let wallets = locked(&self.loaded).clone();
+        for wallet in wallets {
+            wallet.apply(event);
+        }
+    }
+
+    /// The queue for chain events, for whoever feeds it.
+    pub fn feed(&self) -> &ChainFeed {
+        &self.feed
+    }
+
+    /// This node's co-signer, where it has one.
+    pub fn core(&self) -> Option<&Arc<Core>> {
+        self.core.get()
+    }
+
+    pub fn loaded(&self, name: &str) -> Option<Arc<Loaded>> {
+        locked(&self.loaded).iter().find(|wallet| wallet.name == name).cloned()
+    }
+
+    fn reserve(&self, name: &str) -> Result<Busy<'_>> {
+        if !locked(&self.busy).insert(name.to_owned()) {
+            return Err(RpcError::wallet("Wallet already loading."));
+        }
+        Ok(Busy { manager: self, name: name.to_owned() })
+    }
+
+    fn load_now(&self, name: &str) -> Result<LoadedName> {
+        let _busy = self.reserve(name)?;
+        if self.loaded(name).is_some() {
+            let text = format!("Wallet \"{name}\" is already loaded.");
+            return Err(RpcError::new(code::RPC_WALLET_ALREADY_LOADED, text));
+        }
+        let dir = self.options.wallet_dir(name);
+        let missing = |why: &str| {
+            let text = format!(
+                "Wallet file verification failed. Failed to load database path '{}'. {why}",
+                dir.display()
+            );
+            RpcError::new(code::RPC_WALLET_NOT_FOUND, text)
+        };
+        if !dir.exists() {
+            return Err(missing("Path does not exist."));
+        }
+        if !keygen::is_safe_name(name) || !holding::is_ours(&dir) || !holding::is_complete(&dir) {
+            return Err(missing("Data is not in recognized format."));
+        }
+        let (quorum, holding) = self.open_quorum(name, &dir)?;
+        self.open_ledger(name, quorum, holding)?;
+        Ok(LoadedName { name: name.to_owned(), warnings: Vec::new() })
+    }
+
+    fn open_quorum(&self, name: &str, dir: &Path) -> Result<(Quorum, Arc<Holding>)> {
+        if !dir.join("identity").is_file() {
+            let core = self.core.get().ok_or_else(|| {
+                RpcError::wallet(
+                    "Error: this wallet belongs to a quorum of nodes; start with -cosigner=<PeerId>@<multiaddr> for each of them",
+                )
+            })?;
+            let holding = core.holding_named(name);
+            let holding = holding.ok_or_else(|| RpcError::wallet("Error: this node holds no share of this wallet"))?;
+            return Ok((Quorum::Network(Arc::clone(core)), holding));
+        }
+        if self.chain.network() == Network::Bitcoin {
+            return Err(RpcError::wallet("Error: a wallet of embedded co-signers is not available on the main chain"));
+        }
+        let deadline = Instant::now() + REOPEN;
+        loop {
+            match Embedded::open(name, dir, self.options.signing_timeout, &self.chain) {
+                Ok((embedded, holding)) => return Ok((Quorum::Embedded(embedded), holding)),
+                // The last user of the wallet that was just unloaded is about to let go.
+                Err(error) if Instant::now() < deadline && error.to_string().contains("in use") => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                Err(error) => return Err(RpcError::wallet(format!("Error: {error}"))),
+            }
+        }
+    }
+
+    /// Opens or makes the ledger, catches up with the chain, and adds the wallet to the set.
+    fn open_ledger(&self, name: &str, quorum: Quorum, holding: Arc<Holding>) -> Result<Arc<Loaded>> {
+        let storage = Box::new(Arc::clone(holding.db()));
+        let options = LedgerOptions {
+            keypool_size: self.options.keypool,
+            spend_zero_conf_change: self.options.spend_zero_conf_change,
+        };
+        let wallet = if Wallet::exists(storage.as_ref()).map_err(storage_error)? {
+            Wallet::load(storage, options).map_err(storage_error)?
+        } else {
+            let facts = holding.facts();
+            let accounts = holding.public().accounts().map_err(|error| RpcError::internal(error.to_string()))?;
+            let params = WalletParams {
+                name: name.to_owned(),
+                network: self.chain.network(),
+                accounts: accounts.to_vec(),
+                birth_time: facts.birth_time,
+                avoid_reuse: facts.avoid_reuse,
+            };
+            let height = facts.birth_height.min(self.chain.tip().height);
+            let tip = self.chain.active_hash(height).map(|hash| BlockId { height, hash });
+            Wallet::create(params, options, tip, storage).map_err(storage_error)?
+        };
+        let loaded = Arc::new(Loaded::new(
+            name.to_owned(),
+            Arc::clone(&self.options),
+            Arc::clone(&self.chain),
+            self.feed.clone(),
+            holding,
+            quorum,
+            wallet,
+        ));
+        {
+            let mut wallet = loaded.wallet();
+            for (chain, mark) in loaded.holding.marks() {
+                let known = wallet.pool().leased_end(chain);
+                if mark > known {
+                    wallet.leased_elsewhere(chain, known..mark).map_err(storage_error)?;
+                }
+            }
+            wallet
+                .reconcile(|hash| self.chain.block_facts(hash).is_some_and(|facts| facts.in_active_chain))
+                .map_err(storage_error)?;
+        }
+        loaded.catch_up().map_err(storage_error)?;
+        {
+            // The rest between two events, so that none is missed and none applied too early.
+            let _applying = locked(&self.applying);
+            loaded.catch_up().map_err(storage_error)?;
+            loaded.scan_mempool().map_err(storage_error)?;
+            locked(&self.loaded).push(Arc::clone(&loaded));
+        }
+        loaded.resume()?;
+        if let Quorum::Embedded(embedded) = &loaded.quorum {
+            let quorum = embedded.devquorum();
+            tracing::info!(
+                wallet = name,
+                "development quorum of {quorum}: all co-signers run in this process and lie in one directory, which protects nothing"
+            );
+        }
+        Ok(loaded)
+    }
+
+    fn create_now(&self, request: &CreateWallet) -> Result<LoadedName> {
+        let name = request.name.as_str();
+        self.check_request(request)?;
+        let _busy = self.reserve(name)?;
+        let dir = self.options.wallet_dir(name);
+        if dir.exists() || self.loaded(name).is_some() {
+            return Err(RpcError::wallet(format!(
+                "Wallet file verification failed. Failed to create database path '{}'. Database already exists.",
+                dir.display()
+            )));
+        }
+        let tip = self.chain.tip();
+        let invitation = Invitation {
+            version: PROTOCOL_VERSION,
+            name: name.to_owned(),
+            network: self.chain.network().magic().to_bytes(),
+            genesis: self.chain.genesis(),
+            threshold: 0,
+            members: Vec::new(),
+            split: request.quorum.as_ref().is_some_and(|quorum| quorum.split),
+            birth_time: self.chain.now(),
+            birth_height: tip.height,
+            avoid_reuse: request.avoid_reuse,
+        };
+        let networked = self.core.get().filter(|_| !self.options.cosigners.is_empty());
+        let (quorum, holding, on_startup) = match networked {
+            Some(core) => {
+                let invitation = self.network_invitation(core, invitation, request.quorum.as_ref())?;
+                let holding = keygen::make(core, invitation).map_err(|error| quorum_error(&error))?;
+                // A member works again after a restart without any command.
+                (Quorum::Network(Arc::clone(core)), holding, Some(request.load_on_startup.unwrap_or(true)))
+            }
+            None => {
+                let devquorum = self.devquorum(request.quorum.as_ref())?;
+                let made = Embedded::create(&dir, devquorum, invitation, self.options.signing_timeout, &self.chain);
+                let (embedded, holding) = made.map_err(|error| {
+                    keygen::remove_unfinished(&dir);
+                    match error {
+                        EmbeddedError::Quorum(error) => quorum_error(&error),
+                        other => RpcError::wallet(format!("Wallet file verification failed. {other}")),
+                    }
+                })?;
+                (Quorum::Embedded(embedded), holding, request.load_on_startup)
+            }
+        };
+        let loaded = self.open_ledger(name, quorum, holding)?;
+        let mut warnings = Vec::new();
+        if let Err(error) = loaded.first_fill() {
+            warnings.push(error.message);
+        }
+        self.set_startup(name, on_startup, &mut warnings);
+        // In the runtime of its caller: a blocking thread of it.
+        loaded.refill_soon();
+        Ok(LoadedName { name: name.to_owned(), warnings })
+    }
+
+    fn check_request(&self, request: &CreateWallet) -> Result<()> {
+        if request.name.is_empty() {
+            return Err(RpcError::invalid_parameter("Wallet name cannot be empty"));
+        }
+        if !keygen::is_safe_name(&request.name) {
+            return Err(RpcError::wallet(format!(
+                "Wallet file verification failed. The wallet name '{}' cannot be used as the name of a directory.",
+                request.name
+            )));
+        }
+        if request.passphrase.is_some() {
+            if request.disable_private_keys {
+                return Err(RpcError::wallet(
+                    "Passphrase provided but private keys are disabled. A passphrase is only used to encrypt private \
+                     keys, so cannot be used for wallets with private keys disabled.",
+                ));
+            }
+            return Err(RpcError::wallet("Error: a passphrase for this member's share is not available in this version"));
+        }
+        if request.disable_private_keys || request.blank {
+            return Err(RpcError::wallet("Error: wallets without keys are not available in this version"));
+        }
+        if self.chain.network() == Network::Bitcoin && !self.options.experimental_tss {
+            return Err(RpcError::wallet(
+                "Error: threshold wallets are experimental; to make one on the main chain, start with -experimental=tss",
+            ));
+        }
+        Ok(())
+    }
+
+    fn devquorum(&self, spec: Option<&QuorumSpec>) -> Result<Devquorum> {
+        let mut devquorum = self.options.devquorum.ok_or_else(|| {
+            RpcError::wallet(
+                "Error: no co-signers are configured: start with -cosigner=<PeerId>@<multiaddr> for each other member \
+                 (-printcosignerid prints a node's PeerId), or on a test network with -devquorum=2/3",
+            )
+        })?;
+        let Some(spec) = spec else { return Ok(devquorum) };
+        if let Some(member) = spec.members.as_ref().and_then(|members| members.first()) {
+            return Err(unknown_member(member));
+        }
+        if let Some(threshold) = spec.threshold {
+            let threshold = u8::try_from(threshold).unwrap_or(u8::MAX);
+            let members = (1..=devquorum.members).map(|id| MemberId([id; 32])).collect();
+            Roster::new(threshold, members, split(spec)).map_err(|error| bad_quorum(&error))?;
+            devquorum.threshold = threshold;
+        }
+        Ok(devquorum)
+    }
+
+    fn network_invitation(
+        &self,
+        core: &Core,
+        mut invitation: Invitation,
+        spec: Option<&QuorumSpec>,
+    ) -> Result<Invitation> {
+        let default = QuorumSpec::default();
+        let spec = spec.unwrap_or(&default);
+        let me = core.me();
+        let mut members: Vec<MemberId> = Vec::new();
+        match &spec.members {
+            None => members.extend(&self.options.cosigners),
+            Some(named) => {
+                for text in named {
+                    let member = PeerId::from_str(text).ok().and_then(|peer| public_key_of(&peer)).map(MemberId);
+                    let known = member.filter(|member| *member == me || self.options.cosigners.contains(member));
+                    members.push(known.ok_or_else(|| unknown_member(text))?);
+                }
+            }
+        }
+        if !members.contains(&me) {
+            members.push(me);
+        }
+        let chosen = spec.threshold.map(|threshold| u8::try_from(threshold).unwrap_or(u8::MAX));
+        let threshold = chosen.or(self.options.threshold).unwrap_or_else(|| Roster::default_threshold(members.len()));
+        let roster = Roster::new(threshold, members, split(spec)).map_err(|error| bad_quorum(&error))?;
+        invitation.threshold = roster.threshold();
+        invitation.members = roster.members().to_vec();
+        Ok(invitation)
+    }
+
+    fn set_startup(&self, name: &str, load: Option<bool>, warnings: &mut Vec<String>) {
+        let Some(load) = load else { return };
+        if !self.chain.set_load_on_startup(name, load) {
+            warnings.push(if load {
+                "Wallet load on startup setting could not be updated, so wallet may not be loaded next node startup."
+                    .to_owned()
+            } else {
+                "Wallet load on startup setting could not be updated, so wallet may still be loaded next node startup."
+                    .to_owned()
+            });
+        }
+    }
+
+    fn unload_now(&self, name: &str) -> Result<()> {
+        let _busy = self.reserve(name)?;
+        let wallet = {
+            let _applying = locked(&self.applying);
+            let mut loaded = locked(&self.loaded);
+            let position = loaded.iter().position(|wallet| wallet.name == name).ok_or_else(|| {
+                RpcError::new(code::RPC_WALLET_NOT_FOUND, "Requested wallet does not exist or is not loaded")
+            })?;
+            loaded.remove(position)
+        };
+        close(&wallet);
+        Ok(())
+    }
+
+    /// Ends everything. The kernel must still answer.
+    pub async fn shutdown(self: &Arc<Self>) {
+        let this = Arc::clone(self);
+        let ended = self.runtime.spawn_blocking(move || {
+            if let Some(core) = this.core.get() {
+                core.stop();
+            }
+            this.feed.stop();
+            if let Some(thread) = locked(&this.thread).take()
+                && thread.join().is_err()
+            {
+                tracing::error!("the thread of the wallets ended with a panic");
+            }
+            let wallets = std::mem::take(&mut *locked(&this.loaded));
+            for wallet in &wallets {
+                close(wallet);
+            }
+        });
+        if let Err(error) = ended.await {
+            tracing::error!(%error, "the wallets did not end as they should");
+        }
+        if let Some(network) = self.network.get() {
+            network.shutdown().await;
+        }
+    }
+
+    fn arc(&self) -> Result<Arc<Self>> {
+        self.me.get().and_then(std::sync::Weak::upgrade).ok_or_else(|| RpcError::internal("the node is stopping"))
+    }
+}
+
+fn close(wallet: &Loaded) {
+    wallet.closed.store(true, std::sync::atomic::Ordering::Release);
+    match &wallet.quorum {
+        Quorum::Embedded(embedded) => embedded.stop(),
+        Quorum::Network(_) => {}
+    }
+}
+
+fn split(spec: &QuorumSpec) -> Split {
+    if spec.split { Split::Accepted } else { Split::Refused }
+}
+
+fn bad_quorum(error: &tss_wallet::RosterError) -> RpcError {
+    RpcError::invalid_parameter(format!("Invalid quorum: {error}"))
+}
+
+fn unknown_member(text: &str) -> RpcError {
+    RpcError::invalid_parameter(format!("Invalid quorum: {text} is not a configured co-signer (-cosigner)"))
+}
+
+impl Host for WalletManager {
+    fn name_is_free(&self, name: &str) -> bool {
+        !self.options.wallet_dir(name).exists() && !locked(&self.busy).contains(name)
+    }
+
+    fn wallet_made(&self, holding: &Arc<Holding>) {
+        let name = holding.name().to_owned();
+        let Ok(_busy) = self.reserve(&name) else { return };
+        let Some(core) = self.core.get() else { return };
+        if self.loaded(&name).is_some() {
+            return;
+        }
+        match self.open_ledger(&name, Quorum::Network(Arc::clone(core)), Arc::clone(holding)) {
+            Ok(_) => {
+                let mut warnings = Vec::new();
+                self.set_startup(&name, Some(true), &mut warnings);
+                for warning in warnings {
+                    tracing::warn!(wallet = name, warning);
+                }
+            }
+            Err(error) => tracing::error!(wallet = name, error = error.message, "a new wallet could not be loaded"),
+        }
+    }
+
+    fn leased_elsewhere(&self, wallet: WalletId, ranges: &[LeaseRange]) {
+        let found = locked(&self.loaded).iter().find(|loaded| loaded.holding.wallet() == wallet).cloned();
+        let Some(loaded) = found else { return };
+        let mut ledger = loaded.wallet();
+        for range in ranges {
+            let end = range.first.saturating_add(range.count);
+            if let Err(error) = ledger.leased_elsewhere(range.chain, range.first..end) {
+                tracing::error!(wallet = loaded.name, %error, "another coordinator's addresses could not be noted");
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Wallets for WalletManager {
+    fn network(&self) -> Network {
+        self.chain.network()
+    }
+
+    async fn create(&self, request: CreateWallet) -> Result<LoadedName> {
+        let this = self.arc()?;
+        blocking(move || this.create_now(&request)).await
+    }
+
+    async fn load(&self, name: &str, load_on_startup: Option<bool>) -> Result<LoadedName> {
+        let (this, name) = (self.arc()?, name.to_owned());
+        blocking(move || {
+            let mut loaded = this.load_now(&name)?;
+            this.set_startup(&name, load_on_startup, &mut loaded.warnings);
+            Ok(loaded)
+        })
+        .await
+    }
+
+    async fn unload(&self, name: &str, load_on_startup: Option<bool>) -> Result<LoadedName> {
+        let (this, name) = (self.arc()?, name.to_owned());
+        blocking(move || {
+            this.unload_now(&name)?;
+            let mut unloaded = LoadedName { name: name.clone(), warnings: Vec::new() };
+            this.set_startup(&name, load_on_startup, &mut unloaded.warnings);
+            Ok(unloaded)
+        })
+        .await
+    }
+
+    fn list(&self) -> Vec<String> {
+        locked(&self.loaded).iter().map(|wallet| wallet.name.clone()).collect()
+    }
+
+    async fn list_dir(&self) -> Result<Vec<WalletOnDisk>> {
+        let this = self.arc()?;
+        blocking(move || {
+            let names = this.directories().into_iter().filter(|name| holding::is_complete(&this.options.wallet_dir(name)));
+            Ok(names.map(|name| WalletOnDisk { name, warnings: Vec::new() }).collect())
+        })
+        .await
+    }
+
+    fn get(&self, name: &str) -> Option<Arc<dyn WalletHandle>> {
+        self.loaded(name).map(|wallet| Arc::new(Handle(wallet)) as Arc<dyn WalletHandle>)
+    }
+
+    fn cosigner_info(&self) -> Result<CosignerInfo> {
+        let identity = &self.options.identity;
+        let peer = identity.peer_id();
+        let addresses = self.network.get().map(|network| network.listen_addresses()).unwrap_or_default();
+        Ok(CosignerInfo {
+            peerid: peer.to_string(),
+            fingerprint: fingerprint(identity.public_key()),
+            addresses: addresses.iter().map(|address| format!("{address}/p2p/{peer}")).collect(),
+            protocol_version: PROTOCOL_VERSION,
+            network: self.chain.network().to_core_arg().to_owned(),
+        })
+    }
+
+    async fn cosigners(&self) -> Result<Vec<Cosigner>> {
+        Ok(self.core.get().map(|core| info::cosigners(core)).unwrap_or_default())
+    }
+}

@@ -1,0 +1,113 @@
+//! The pool of addresses that the quorum confirmed: filled ahead, and when it is empty.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use bitcoin::Address;
+use keyless_rpc::error::{RpcError, code};
+use tss_wallet::wallet::addresses::AddressError;
+use tss_wallet::wallet::keychain::{AddressType, Branch, ChainId};
+
+use super::loaded::{Loaded, storage_error};
+use crate::quorum::{QuorumError, lease};
+
+/// Leased of each chain when a wallet is made: enough to begin with, and quick.
+const FIRST_LEASE: u32 = 10;
+
+/// Core's code and text for a pool that cannot be filled, with the reason.
+fn ran_out(error: &QuorumError) -> RpcError {
+    let text = format!("Error: Keypool ran out, please call keypoolrefill first ({error})");
+    RpcError::new(code::RPC_WALLET_KEYPOOL_RAN_OUT, text)
+}
+
+impl Loaded {
+    /// Leases until each chain has `size` addresses ready. Blocks.
+    pub(super) fn fill(&self, chains: impl IntoIterator<Item = ChainId>, size: u32) -> Result<(), RpcError> {
+        let _one_at_a_time = self.leasing.lock().unwrap_or_else(PoisonError::into_inner);
+        let missing: Vec<(ChainId, u32)> = {
+            let wallet = self.wallet();
+            chains
+                .into_iter()
+                .filter_map(|chain| {
+                    let missing = size.saturating_sub(wallet.pool_available(chain));
+                    (missing > 0).then_some((chain, missing))
+                })
+                .collect()
+        };
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let ranges = lease::lease(self.core(), &self.holding, &missing).map_err(|error| ran_out(&error))?;
+        let leased: Vec<_> = ranges
+            .into_iter()
+            .map(|range| (range.chain, range.first..range.first.saturating_add(range.count)))
+            .collect();
+        self.wallet().pools_confirmed(&leased).map_err(storage_error)
+    }
+
+    /// A first few addresses of every chain.
+    pub(super) fn first_fill(&self) -> Result<(), RpcError> {
+        self.fill(ChainId::all(), FIRST_LEASE.min(self.options.leased))
+    }
+
+    /// Fills the pool in the background when it is half empty.
+    pub(super) fn refill_soon(self: &Arc<Self>) {
+        let target = self.options.leased;
+        let low = {
+            let wallet = self.wallet();
+            ChainId::all().any(|chain| wallet.pool_available(chain) < target.div_ceil(2))
+        };
+        if !low || self.closed.load(Ordering::Relaxed) || self.refilling.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let this = Arc::clone(self);
+        // Ends by itself: a lease has deadlines. The thread is the pool's, nobody needs its result.
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = this.fill(ChainId::all(), target) {
+                tracing::warn!(wallet = this.name, error = error.message, "the address pool could not be filled");
+            }
+            this.refilling.store(false, Ordering::Release);
+        });
+    }
+
+    fn with_pool<T>(
+        self: &Arc<Self>,
+        chain: ChainId,
+        mut take: impl FnMut(&mut tss_wallet::wallet::Wallet) -> Result<T, AddressError>,
+    ) -> Result<T, RpcError> {
+        for _ in 0..3 {
+            let taken = take(&mut self.wallet());
+            match taken {
+                Ok(taken) => {
+                    self.refill_soon();
+                    return Ok(taken);
+                }
+                Err(AddressError::PoolEmpty(_)) => self.fill([chain], self.options.leased.max(1))?,
+                Err(AddressError::Storage(error)) => return Err(storage_error(error)),
+                Err(error) => return Err(RpcError::new(code::RPC_WALLET_KEYPOOL_RAN_OUT, error.to_string())),
+            }
+        }
+        Err(RpcError::new(code::RPC_WALLET_KEYPOOL_RAN_OUT, AddressError::PoolEmpty(chain).to_string()))
+    }
+
+    /// Hands out a receiving address. Blocks where the pool is empty.
+    pub(super) fn take_address(self: &Arc<Self>, label: &str, kind: AddressType) -> Result<Address, RpcError> {
+        let chain = ChainId::new(kind, Branch::External);
+        self.with_pool(chain, |wallet| wallet.new_address(label, kind)).map(|reserved| reserved.address)
+    }
+
+    /// Hands out a change address.
+    pub(super) fn take_change_address(self: &Arc<Self>, kind: AddressType) -> Result<Address, RpcError> {
+        let chain = ChainId::new(kind, Branch::Change);
+        self.with_pool(chain, |wallet| wallet.change_address(kind)).map(|reserved| reserved.address)
+    }
+
+    /// Makes sure that a change address of a type is ready, if that can be.
+    pub(super) fn ensure_change(&self, kind: AddressType) -> Result<(), RpcError> {
+        let chain = ChainId::new(kind, Branch::Change);
+        if self.wallet().pool_available(chain) > 0 {
+            return Ok(());
+        }
+        self.fill([chain], self.options.leased.max(1))
+    }
+}

@@ -1,0 +1,185 @@
+//! Signatures of a wallet, all made by its quorum: for transactions, PSBTs and messages.
+
+use std::collections::BTreeMap;
+
+use bitcoin::{OutPoint, Psbt, Script, ScriptBuf, Transaction, TxOut, Witness};
+use keyless_rpc::error::{RpcError, code};
+use keyless_rpc::wallet::backend::{
+    InputError, PrevOut, ProcessedPsbt, PsbtOptions, SighashType, SignedTransaction,
+};
+use tss_wallet::Signature;
+use tss_wallet::wallet::message::{MessageError, encode_message_signature};
+use tss_wallet::wallet::psbt::{PsbtError, coins_of, extract, is_complete};
+use tss_wallet::wallet::signing::{GroupSignature, PrevCoin, SighashChoice, SighashKind, SigningItem};
+
+use super::loaded::Loaded;
+use crate::quorum::wire::{Blob, InputKey, Subject};
+use crate::quorum::{QuorumError, signing};
+
+/// −4 with the reason and the members it concerns.
+pub(super) fn quorum_error(error: &QuorumError) -> RpcError {
+    RpcError::wallet(format!("Error: {error}"))
+}
+
+fn sighash_byte(kind: SighashKind) -> u8 {
+    match kind {
+        // Every ECDSA sighash type is a byte.
+        SighashKind::Ecdsa(kind) => kind.to_u32().to_le_bytes()[0],
+        SighashKind::Taproot(kind) => kind as u8,
+    }
+}
+
+fn group_signature(signature: &Signature) -> GroupSignature {
+    match signature {
+        Signature::Ecdsa { signature, .. } => GroupSignature::Ecdsa(*signature),
+        Signature::Schnorr(signature) => GroupSignature::Schnorr(*signature),
+    }
+}
+
+fn sighash_choice(sighash: SighashType) -> Result<SighashChoice, RpcError> {
+    SighashChoice::new(sighash.0).map_err(|error| RpcError::invalid_parameter(error.to_string()))
+}
+
+impl Loaded {
+    /// Signatures for the items of a transaction, in their order. Blocks.
+    pub(super) fn quorum_sign(
+        &self,
+        tx: &Transaction,
+        coins: &[Option<TxOut>],
+        items: &[SigningItem],
+        idempotency_key: Option<&str>,
+    ) -> Result<Vec<GroupSignature>, RpcError> {
+        if items.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut bare = tx.clone();
+        for input in &mut bare.input {
+            input.script_sig = ScriptBuf::new();
+            input.witness = Witness::new();
+        }
+        let mut psbt = Psbt::from_unsigned_tx(bare).map_err(|error| RpcError::internal(error.to_string()))?;
+        for (input, coin) in psbt.inputs.iter_mut().zip(coins) {
+            input.witness_utxo.clone_from(coin);
+        }
+        let inputs = items
+            .iter()
+            .map(|item| InputKey {
+                // A transaction has fewer inputs than u32 counts.
+                input: item.input as u32,
+                key: item.key.id,
+                sighash: sighash_byte(item.sighash),
+            })
+            .collect();
+        let subject = Subject::Transaction { psbt: Blob(psbt.serialize()), inputs };
+        let signed = signing::sign(self.core(), &self.holding, &subject, idempotency_key);
+        Ok(signed.map_err(|error| quorum_error(&error))?.iter().map(group_signature).collect())
+    }
+
+    /// `signrawtransactionwithwallet`.
+    pub(super) fn sign_raw(
+        &self,
+        tx: Transaction,
+        prevouts: &[PrevOut],
+        sighash: SighashType,
+    ) -> Result<SignedTransaction, RpcError> {
+        let choice = sighash_choice(sighash)?;
+        let coins = self.coins_for(&tx, prevouts)?;
+        let outputs: Vec<Option<TxOut>> = tx
+            .input
+            .iter()
+            .map(|input| {
+                let coin = coins.get(&input.previous_output)?;
+                Some(TxOut { value: coin.amount.unwrap_or(bitcoin::Amount::MAX_MONEY), script_pubkey: coin.script.clone() })
+            })
+            .collect();
+        let check = |tx: &Transaction, input: usize, _: &TxOut, _: Option<&[TxOut]>| {
+            self.chain.verify_input(tx, input, &coins)
+        };
+        let raw = self.wallet().raw_signing(tx, &coins, choice, &check);
+        let signatures = self.quorum_sign(raw.transaction(), &outputs, raw.items(), None)?;
+        let signed = raw.finish(&signatures, &check).map_err(|error| RpcError::internal(error.to_string()))?;
+        let complete = signed.complete();
+        let errors = signed.errors.into_iter().map(|error| InputError { input: error.input, text: error.text });
+        Ok(SignedTransaction { tx: signed.tx, complete, errors: errors.collect() })
+    }
+
+    /// What the node knows of the coins, and what the caller says of others.
+    fn coins_for(&self, tx: &Transaction, prevouts: &[PrevOut]) -> Result<BTreeMap<OutPoint, PrevCoin>, RpcError> {
+        let mut coins = BTreeMap::new();
+        for input in &tx.input {
+            if let Some(output) = self.chain.output(&input.previous_output) {
+                coins.insert(
+                    input.previous_output,
+                    PrevCoin { script: output.script_pubkey, amount: Some(output.value) },
+                );
+            }
+        }
+        for prevout in prevouts {
+            if let Some(known) = coins.get(&prevout.outpoint)
+                && known.script != prevout.script
+            {
+                let text = format!(
+                    "Previous output scriptPubKey mismatch:\n{}\nvs:\n{}",
+                    known.script.to_asm_string(),
+                    prevout.script.to_asm_string()
+                );
+                return Err(RpcError::new(code::RPC_DESERIALIZATION_ERROR, text));
+            }
+            coins.insert(prevout.outpoint, PrevCoin { script: prevout.script.clone(), amount: prevout.amount });
+        }
+        Ok(coins)
+    }
+
+    /// `walletprocesspsbt`.
+    pub(super) fn process(&self, mut psbt: Psbt, options: PsbtOptions) -> Result<ProcessedPsbt, RpcError> {
+        let choice = options.sighash.map(sighash_choice).transpose()?;
+        let items = {
+            let wallet = self.wallet();
+            wallet.fill_psbt(&mut psbt, options.bip32_derivs).map_err(psbt_error)?;
+            if options.sign { wallet.psbt_items(&mut psbt, choice).map_err(psbt_error)? } else { Vec::new() }
+        };
+        let coins: Vec<Option<TxOut>> = match coins_of(&psbt).map_err(psbt_error)? {
+            Some(coins) => coins.into_iter().map(Some).collect(),
+            None => psbt.iter_funding_utxos().map(|utxo| utxo.ok().cloned()).collect(),
+        };
+        let signatures = self.quorum_sign(&psbt.unsigned_tx, &coins, &items, None)?;
+        let wallet = self.wallet();
+        wallet.apply_psbt(&mut psbt, &items, &signatures, options.finalize).map_err(psbt_error)?;
+        let mut finished = psbt.clone();
+        wallet.finalize_psbt(&mut finished).map_err(psbt_error)?;
+        let complete = is_complete(&finished);
+        if options.finalize {
+            psbt = finished;
+        }
+        let tx = if complete && options.finalize { extract(&psbt) } else { None };
+        Ok(ProcessedPsbt { psbt, complete, tx })
+    }
+
+    /// `signmessage`.
+    pub(super) fn sign_text(&self, script: &Script, text: &str) -> Result<String, RpcError> {
+        let item = self.wallet().message_item(script, text).map_err(message_error)?;
+        let subject = Subject::Message { text: text.to_owned(), key: item.key.id };
+        let signatures = signing::sign(self.core(), &self.holding, &subject, None);
+        match signatures.map_err(|error| quorum_error(&error))?.first() {
+            Some(Signature::Ecdsa { signature, .. }) => encode_message_signature(&item, signature).map_err(message_error),
+            _ => Err(message_error(MessageError::Invalid)),
+        }
+    }
+}
+
+fn psbt_error(error: PsbtError) -> RpcError {
+    match error {
+        PsbtError::SighashMismatch | PsbtError::MissingInputs => {
+            RpcError::new(code::RPC_DESERIALIZATION_ERROR, error.to_string())
+        }
+        other => RpcError::wallet(other.to_string()),
+    }
+}
+
+fn message_error(error: MessageError) -> RpcError {
+    let code = match error {
+        MessageError::NotAKey => code::RPC_TYPE_ERROR,
+        MessageError::NotOurs | MessageError::Invalid => code::RPC_INVALID_ADDRESS_OR_KEY,
+    };
+    RpcError::new(code, error.to_string())
+}

@@ -1,0 +1,243 @@
+//! Payments: funded, claimed, signed by the quorum, written down, and only then broadcast.
+//!
+//! A failure before the transaction is written down frees its coins again; after it, the payment stands, whatever the
+//! mempool says. A payment with a name of its own (`idempotency_key`) is made once: a retry either finds it, or spends
+//! a coin of the earlier attempt, so that both can never confirm.
+
+use bitcoin::absolute::LockTime;
+use bitcoin::{OutPoint, Transaction, Txid, Weight};
+use keyless_rpc::error::{RpcError, code};
+use keyless_rpc::wallet::backend::{Funded, SendNote, Sent, SpendRequest};
+use rand::seq::SliceRandom;
+use rand::RngCore;
+use tss_wallet::wallet::Wallet;
+use tss_wallet::wallet::feed::SendNote as LedgerNote;
+use tss_wallet::wallet::locks::ClaimId;
+use tss_wallet::wallet::signing::{SighashChoice, SigningItem, apply_signatures};
+use tss_wallet::wallet::spend::{ChangeSpec, Draft, PresetInput, Recipient, SpendParams};
+
+use super::fees::{self, Chosen};
+use super::loaded::{Loaded, storage_error};
+
+/// A tip older than this gives no lock time against fee sniping.
+const MAX_TIP_AGE_S: u64 = 8 * 60 * 60;
+
+fn insufficient(error: RpcError) -> RpcError {
+    if error.code == code::RPC_WALLET_ERROR {
+        RpcError::new(code::RPC_WALLET_INSUFFICIENT_FUNDS, error.message)
+    } else {
+        error
+    }
+}
+
+impl Loaded {
+    fn spend_params(&self, request: &SpendRequest, required: Option<OutPoint>) -> Result<(SpendParams, Chosen), RpcError> {
+        let options = &self.options;
+        let chosen = fees::choose(options, self.chain.as_ref(), request.fee)?;
+        let mut recipients: Vec<Recipient> = request
+            .recipients
+            .iter()
+            .map(|recipient| Recipient {
+                script: recipient.script.clone(),
+                amount: recipient.amount,
+                subtract_fee: recipient.subtract_fee,
+            })
+            .collect();
+        if request.shuffle {
+            recipients.shuffle(&mut rand::thread_rng());
+        }
+        let mut inputs: Vec<PresetInput> = request
+            .inputs
+            .iter()
+            .map(|input| PresetInput {
+                outpoint: input.outpoint,
+                sequence: input.sequence,
+                weight: input.weight.map(Weight::from_wu),
+                prevout: self.chain.output(&input.outpoint),
+            })
+            .collect();
+        if let Some(outpoint) = required.filter(|outpoint| !inputs.iter().any(|input| input.outpoint == *outpoint)) {
+            inputs.push(PresetInput { outpoint, sequence: None, weight: None, prevout: None });
+        }
+        let wallet_flag = self.wallet().avoid_reuse();
+        let params = SpendParams {
+            recipients,
+            inputs,
+            add_inputs: request.add_inputs,
+            include_unsafe: request.include_unsafe,
+            min_conf: request.min_conf,
+            max_conf: request.max_conf,
+            fee_rate: chosen.rate,
+            discard_rate: fees::discard_rate(options, self.chain.as_ref()),
+            long_term_rate: options.consolidate_fee,
+            dust_relay_rate: options.dust_relay_fee,
+            max_tx_fee: fees::max_fee(options),
+            max_tx_weight: request.max_tx_weight,
+            change: ChangeSpec {
+                script: request.change.script.clone(),
+                address_type: request.change.address_type.or(options.change_type),
+                position: request.change.position.and_then(|position| usize::try_from(position).ok()),
+            },
+            default_address_type: options.address_type,
+            rbf: request.rbf.unwrap_or(options.signal_rbf),
+            lock_time: request.lock_time.map(LockTime::from_consensus),
+            anti_fee_sniping: self.current_height(),
+            version: request.version,
+            avoid_reuse: request.avoid_reuse.unwrap_or(wallet_flag),
+            avoid_partial_spends: options.avoid_partial_spends,
+        };
+        Ok((params, chosen))
+    }
+
+    /// The tip's height, if the chain is current.
+    fn current_height(&self) -> Option<u32> {
+        if self.chain.is_initial_block_download() {
+            return None;
+        }
+        let tip = self.wallet().tip()?;
+        let facts = self.chain.block_facts(&tip.hash)?;
+        (u64::from(facts.time).saturating_add(MAX_TIP_AGE_S) >= self.chain.now()).then_some(tip.height)
+    }
+
+    /// Makes sure of a change address. That there is none shows only if change is needed.
+    fn prepare_change(&self, params: &SpendParams) {
+        if params.change.script.is_some() {
+            return;
+        }
+        let kind = self.wallet().change_type(params);
+        if let Err(error) = self.ensure_change(kind) {
+            tracing::warn!(wallet = self.name, error = error.message, "no change address could be confirmed");
+        }
+    }
+
+    /// Coins and change for a payment; nothing is signed.
+    pub(super) fn fund_request(&self, request: &SpendRequest) -> Result<Funded, RpcError> {
+        let (params, _) = self.spend_params(request, None)?;
+        self.prepare_change(&params);
+        let mut wallet = self.wallet();
+        let draft = draft(&mut wallet, &params)?;
+        if request.lock_unspents {
+            for outpoint in draft.outpoints() {
+                wallet.lock_coin(outpoint, false).map_err(storage_error)?;
+            }
+        }
+        let change_position = draft.change_position.and_then(|position| u32::try_from(position).ok());
+        Ok(Funded { tx: draft.tx, fee: draft.fee, change_position })
+    }
+
+    /// A whole payment.
+    pub(super) fn send_request(&self, request: &SpendRequest, note: &SendNote) -> Result<Sent, RpcError> {
+        let key = note.idempotency_key.as_deref();
+        let mut required = None;
+        if let Some((txid, inputs)) = key.and_then(|key| self.holding.payment(key)) {
+            if self.wallet().ledger().get(&txid).is_some_and(|record| !record.is_abandoned()) {
+                return Ok(Sent { txid, fee_reason: keyless_rpc::wallet::backend::FeeReason::None });
+            }
+            required = inputs.first().copied();
+        }
+        let (params, chosen) = self.spend_params(request, required).map_err(insufficient)?;
+        self.prepare_change(&params);
+        let claim = fresh_claim();
+        let (draft, items) = {
+            let mut wallet = self.wallet();
+            let draft = draft(&mut wallet, &params).map_err(insufficient)?;
+            let items = wallet.signing_items(&draft.tx, SighashChoice::DEFAULT).ok_or_else(|| {
+                RpcError::wallet("Signing transaction failed")
+            })?;
+            wallet.claim(&draft.outpoints(), claim).map_err(|error| RpcError::wallet(format!("Error: {error}")))?;
+            (draft, items)
+        };
+        let result = self.sign_and_commit(&draft, &items, note);
+        let mut wallet = self.wallet();
+        if result.is_err() && let Some(change) = &draft.change
+            && let Err(error) = wallet.return_change_address(change)
+        {
+            tracing::warn!(wallet = self.name, %error, "a change address was not put back");
+        }
+        if let Err(error) = wallet.release(claim) {
+            tracing::error!(wallet = self.name, %error, "the claim on coins of a payment could not be released");
+        }
+        drop(wallet);
+        let tx = result?;
+        let txid = tx.compute_txid();
+        self.broadcast(&tx);
+        Ok(Sent { txid, fee_reason: chosen.reason })
+    }
+
+    fn sign_and_commit(&self, draft: &Draft, items: &[SigningItem], note: &SendNote) -> Result<Transaction, RpcError> {
+        let coins: Vec<_> = draft.inputs.iter().map(|input| Some(input.prevout.clone())).collect();
+        let signatures = self.quorum_sign(&draft.tx, &coins, items, note.idempotency_key.as_deref())?;
+        let mut tx = draft.tx.clone();
+        apply_signatures(&mut tx, items, &signatures).map_err(|error| RpcError::internal(error.to_string()))?;
+        self.record(&tx, note)?;
+        Ok(tx)
+    }
+
+    fn record(&self, tx: &Transaction, note: &SendNote) -> Result<Txid, RpcError> {
+        let kept = LedgerNote {
+            comment: note.comment.clone(),
+            comment_to: note.comment_to.clone(),
+            ..LedgerNote::default()
+        };
+        self.wallet().commit_transaction(tx, kept, self.chain.now()).map_err(storage_error)
+    }
+
+    /// Hands a recorded transaction to the mempool and the peers. A refusal is logged: the payment stands, and is
+    /// tried again when the wallet is loaded.
+    pub(super) fn broadcast(&self, tx: &Transaction) {
+        if !self.options.broadcast {
+            return;
+        }
+        match self.chain.submit(tx, true) {
+            Ok(()) => {
+                if let Err(error) = self.mempool_added(tx) {
+                    tracing::error!(wallet = self.name, %error, "a sent transaction could not be noted");
+                }
+            }
+            Err(error) => {
+                let txid = tx.compute_txid();
+                tracing::info!(
+                    wallet = self.name, %txid,
+                    "CommitTransaction(): Transaction cannot be broadcast immediately, {error}"
+                );
+            }
+        }
+    }
+
+    /// Records and broadcasts a transaction that is signed already.
+    pub(super) fn commit_signed(&self, tx: &Transaction, note: &SendNote) -> Result<Txid, RpcError> {
+        let txid = self.record(tx, note)?;
+        self.broadcast(tx);
+        Ok(txid)
+    }
+
+    /// After a start: nobody signs for the claims of before, and what was sent goes to the mempool again.
+    pub(super) fn resume(&self) -> Result<(), RpcError> {
+        let pending: Vec<Transaction> = {
+            let mut wallet = self.wallet();
+            let stale: Vec<ClaimId> = wallet.locks().claims().into_keys().collect();
+            for claim in stale {
+                wallet.release(claim).map_err(storage_error)?;
+            }
+            let records = wallet.ledger().ordered();
+            let unsent = records.filter(|record| record.is_inactive() && !record.is_abandoned() && !record.tx.is_coinbase());
+            unsent.map(|record| record.tx.as_ref().clone()).collect()
+        };
+        for tx in pending {
+            if self.options.broadcast && self.chain.submit(&tx, false).is_ok() {
+                self.mempool_added(&tx).map_err(storage_error)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn draft(wallet: &mut Wallet, params: &SpendParams) -> Result<Draft, RpcError> {
+    wallet.create_transaction(params, &mut rand::thread_rng()).map_err(|error| RpcError::wallet(error.to_string()))
+}
+
+fn fresh_claim() -> ClaimId {
+    let mut id = [0; 32];
+    rand::thread_rng().fill_bytes(&mut id);
+    ClaimId(id)
+}
