@@ -188,15 +188,9 @@ impl Kernel {
     }
 
     /// Headers of the active chain behind the first locator entry it contains, up to `stop` (all zero: none) and `max`.
-    pub fn headers_after(
-        &self,
-        locator: &[BlockHash],
-        stop: &BlockHash,
-        max: u32,
-    ) -> Result<Vec<Header>, KernelError> {
+    pub fn headers_after(&self, locator: &[BlockHash], stop: &BlockHash, max: u32) -> Result<Vec<Header>, KernelError> {
         let joined = join_hashes(locator);
-        let answer =
-            Answer::new(ffi::kl_headers_after(joined.as_slice().into(), stop.as_byte_array().into(), max));
+        let answer = Answer::new(ffi::kl_headers_after(joined.as_slice().into(), stop.as_byte_array().into(), max));
         answer.fields()?.list(|f| f.consensus())
     }
 
@@ -204,8 +198,7 @@ impl Kernel {
     /// ([`ChainState::anti_dos_work`], [`crate::HeadersSync`]).
     pub fn process_headers(&self, headers: &[Header], min_pow_checked: bool) -> Result<HeadersOutcome, KernelError> {
         let joined = join_headers(headers);
-        let answer =
-            Answer::new(ffi::kl_process_headers(joined.as_slice().into(), c_int::from(min_pow_checked)));
+        let answer = Answer::new(ffi::kl_process_headers(joined.as_slice().into(), c_int::from(min_pow_checked)));
         let mut fields = answer.fields()?;
         let last = fields.option(read_info)?;
         let rejection = fields.option(read_verdict)?;
@@ -214,20 +207,10 @@ impl Kernel {
 
     /// Hands a block, in consensus encoding, to Core. `force`: the block was asked for, so it is processed wherever it
     /// stands; else only when it may be of use.
-    pub fn process_block(
-        &self,
-        block: &[u8],
-        force: bool,
-        min_pow_checked: bool,
-    ) -> Result<BlockOutcome, KernelError> {
-        let answer =
-            Answer::new(ffi::kl_process_block(block.into(), c_int::from(force), c_int::from(min_pow_checked)));
+    pub fn process_block(&self, block: &[u8], force: bool, min_pow_checked: bool) -> Result<BlockOutcome, KernelError> {
+        let answer = Answer::new(ffi::kl_process_block(block.into(), c_int::from(force), c_int::from(min_pow_checked)));
         let mut fields = answer.fields()?;
-        Ok(BlockOutcome {
-            accepted: fields.bool()?,
-            new: fields.bool()?,
-            verdict: fields.option(read_verdict)?,
-        })
+        Ok(BlockOutcome { accepted: fields.bool()?, new: fields.bool()?, verdict: fields.option(read_verdict)? })
     }
 
     /// A stored block in consensus encoding; `None` when it is unknown, not yet there, or pruned.
@@ -314,13 +297,7 @@ fn read_work(f: &mut Fields<'_>) -> Result<Work, KernelError> {
 }
 
 pub(crate) fn read_tip(f: &mut Fields<'_>) -> Result<Tip, KernelError> {
-    Ok(Tip {
-        hash: f.block_hash()?,
-        height: f.u32()?,
-        chainwork: read_work(f)?,
-        time: f.u32()?,
-        median_time: f.u32()?,
-    })
+    Ok(Tip { hash: f.block_hash()?, height: f.u32()?, chainwork: read_work(f)?, time: f.u32()?, median_time: f.u32()? })
 }
 
 pub(crate) fn read_info(f: &mut Fields<'_>) -> Result<BlockInfo, KernelError> {

@@ -34,11 +34,14 @@ pub mod node;
 pub mod notify;
 pub mod rpc;
 
+/// The vendored tree this crate was built from.
+pub const CORE_SOURCE: &str = env!("KEYLESS_CORE_SOURCE");
+
 pub use args::Args;
 pub use chain::{BlockInfo, BlockOutcome, Coin, HeadersOutcome, Tip};
 pub use error::{ArgsError, InitError, KernelError};
 pub use headers_sync::HeadersSync;
-pub use mempool::{Accepted, Acceptance, MempoolEntry, MempoolInfo, PackageOutcome, Rejection, RejectKind};
+pub use mempool::{Acceptance, Accepted, MempoolEntry, MempoolInfo, PackageOutcome, RejectKind, Rejection};
 pub use node::Kernel;
 pub use notify::{Notification, Notifications};
 pub use rpc::{RpcCall, RpcFailure};

@@ -52,7 +52,11 @@ pub struct Rejection {
 
 impl std::fmt::Display for Rejection {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.debug.is_empty() { write!(out, "{}", self.reason) } else { write!(out, "{}, {}", self.reason, self.debug) }
+        if self.debug.is_empty() {
+            write!(out, "{}", self.reason)
+        } else {
+            write!(out, "{}, {}", self.reason, self.debug)
+        }
     }
 }
 
@@ -202,13 +206,7 @@ impl Kernel {
     /// Everything in the mempool, parents before children.
     pub fn mempool_list(&self) -> Result<Vec<MempoolListing>, KernelError> {
         Answer::new(ffi::kl_mempool_list()).fields()?.list(|f| {
-            Ok(MempoolListing {
-                txid: f.txid()?,
-                wtxid: f.wtxid()?,
-                fee: f.amount()?,
-                vsize: f.u64()?,
-                time: f.u64()?,
-            })
+            Ok(MempoolListing { txid: f.txid()?, wtxid: f.wtxid()?, fee: f.amount()?, vsize: f.u64()?, time: f.u64()? })
         })
     }
 
@@ -264,11 +262,7 @@ impl Kernel {
 
 fn read_acceptance(f: &mut Fields<'_>) -> Result<Acceptance, KernelError> {
     match f.u8()? {
-        0 => Ok(Acceptance::Accepted(Accepted {
-            vsize: f.u64()?,
-            fee: f.amount()?,
-            replaced: f.list(|f| f.txid())?,
-        })),
+        0 => Ok(Acceptance::Accepted(Accepted { vsize: f.u64()?, fee: f.amount()?, replaced: f.list(|f| f.txid())? })),
         2 => Ok(Acceptance::AlreadyKnown { vsize: f.u64()?, fee: f.amount()? }),
         3 => Ok(Acceptance::OtherWitness(f.wtxid()?)),
         1 => Ok(Acceptance::Rejected(read_rejection(f)?)),

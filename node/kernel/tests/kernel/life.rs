@@ -50,6 +50,11 @@ fn rpc_answers_warm_up_until_ready() {
     assert_eq!(node.try_rpc("getblockcount", serde_json::json!([])).unwrap_err().code, -28);
     node.kernel.ready().unwrap();
     assert_eq!(node.rpc("getblockcount", serde_json::json!([])), 0);
-    assert!(node.events.all().iter().any(|event| matches!(event, Notification::InitMessage(text) if text == "Done loading")));
+    assert!(
+        node.events
+            .all()
+            .iter()
+            .any(|event| matches!(event, Notification::InitMessage(text) if text == "Done loading"))
+    );
     node.close();
 }

@@ -2,5 +2,12 @@
 //! test needs a process of its own: run by cargo-nextest.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod chain;
+mod headers;
 mod life;
+mod mempool;
+mod options;
+mod rpc;
 mod support;
+mod traps;
+mod vendored;

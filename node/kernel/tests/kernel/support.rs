@@ -7,9 +7,6 @@ use std::time::{Duration, Instant};
 use keyless_kernel::{Args, InitError, Kernel, Notification, Notifications, RpcCall, RpcFailure};
 use serde_json::Value;
 
-/// `raw(51)`: anyone can spend.
-pub const ANYONE: &str = "raw(51)#8lvh9jxk";
-
 #[derive(Default)]
 pub struct Recorder {
     events: Mutex<Vec<Notification>>,
@@ -78,7 +75,7 @@ impl Node {
     }
 
     pub fn mine(&self, blocks: u32) -> Vec<String> {
-        let result = self.rpc("generatetodescriptor", serde_json::json!([blocks, ANYONE]));
+        let result = self.rpc("generatetodescriptor", serde_json::json!([blocks, build::descriptor(self)]));
         serde_json::from_value(result).unwrap()
     }
 
@@ -89,5 +86,108 @@ impl Node {
             assert!(Instant::now() < deadline, "no {what}: {:?}", self.events.all());
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+}
+
+/// Blocks and transactions on scripts that anyone can spend.
+pub mod build {
+    use bitcoin::absolute::LockTime;
+    use bitcoin::block::Header;
+    use bitcoin::consensus::encode::{deserialize_hex, serialize};
+    use bitcoin::hashes::Hash;
+    use bitcoin::transaction::Version;
+    use bitcoin::{Amount, Block, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid, Witness};
+
+    use super::Node;
+
+    /// The witness script `OP_TRUE`.
+    fn anyone() -> ScriptBuf {
+        ScriptBuf::from_bytes(vec![0x51])
+    }
+
+    /// P2WSH of `OP_TRUE`: standard, spendable by anyone.
+    pub fn script() -> ScriptBuf {
+        anyone().to_p2wsh()
+    }
+
+    /// Spends outputs of [`script`] to one output of it.
+    pub fn spend(inputs: &[OutPoint], value: Amount) -> Transaction {
+        let input = |previous_output: &OutPoint| TxIn {
+            previous_output: *previous_output,
+            script_sig: ScriptBuf::new(),
+            sequence: Sequence::ENABLE_RBF_NO_LOCKTIME,
+            witness: Witness::from_slice(&[anyone().as_bytes()]),
+        };
+        Transaction {
+            version: Version::TWO,
+            lock_time: LockTime::ZERO,
+            input: inputs.iter().map(input).collect(),
+            output: vec![TxOut { value, script_pubkey: script() }],
+        }
+    }
+
+    pub fn bytes(tx: &Transaction) -> Vec<u8> {
+        serialize(tx)
+    }
+
+    pub fn hex(tx: &Transaction) -> String {
+        bitcoin::consensus::encode::serialize_hex(tx)
+    }
+
+    /// The coinbase output of a mined block.
+    pub fn coinbase_of(node: &Node, height: u32) -> OutPoint {
+        let hash = node.kernel.block_hash(height).unwrap().unwrap();
+        let block = node.kernel.read_block(&hash).unwrap().unwrap();
+        OutPoint::new(block.txdata[0].compute_txid(), 0)
+    }
+
+    /// The next block, with these transactions, not submitted.
+    pub fn next_block(node: &Node, txs: &[Transaction]) -> Block {
+        let txs: Vec<String> = txs.iter().map(hex).collect();
+        let made = node.rpc("generateblock", serde_json::json!([descriptor(node), txs, false]));
+        deserialize_hex(made["hex"].as_str().unwrap()).unwrap()
+    }
+
+    /// A descriptor of [`script`], with its checksum.
+    pub fn descriptor(node: &Node) -> String {
+        let bare = format!("raw({})", script().to_hex_string());
+        node.rpc("getdescriptorinfo", serde_json::json!([bare]))["descriptor"].as_str().unwrap().into()
+    }
+
+    /// Makes merkle root, witness commitment and proof of work fit the transactions again.
+    pub fn seal(block: &mut Block) {
+        let reserved = [0u8; 32];
+        block.txdata[0].input[0].witness = Witness::from_slice(&[reserved]);
+        let root = block.witness_root().unwrap();
+        let commitment = Block::compute_witness_commitment(&root, &reserved);
+        let marker = [&[0x6a, 0x24, 0xaa, 0x21, 0xa9, 0xed], commitment.as_byte_array().as_slice()].concat();
+        if let Some(output) = block.txdata[0].output.iter_mut().find(|o| o.script_pubkey.is_op_return()) {
+            output.script_pubkey = ScriptBuf::from_bytes(marker);
+        }
+        block.header.merkle_root = block.compute_merkle_root().unwrap();
+        grind(&mut block.header);
+    }
+
+    pub fn grind(header: &mut Header) {
+        while header.validate_pow(header.target()).is_err() {
+            header.nonce += 1;
+        }
+    }
+
+    /// A header behind `prev`, one second later.
+    pub fn header_after(prev: &Header) -> Header {
+        let mut header = Header {
+            prev_blockhash: prev.block_hash(),
+            time: prev.time + 1,
+            merkle_root: bitcoin::TxMerkleNode::all_zeros(),
+            nonce: 0,
+            ..*prev
+        };
+        grind(&mut header);
+        header
+    }
+
+    pub fn unknown_outpoint() -> OutPoint {
+        OutPoint::new(Txid::from_byte_array([7; 32]), 0)
     }
 }
