@@ -4,13 +4,13 @@
 //! never pushes out addresses of a better one, so that a member who lies in Kademlia cannot make
 //! others unreachable.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
 
 use super::config::is_dialable;
-use super::limits::MAX_ADDRESSES_PER_PEER;
+use super::limits::{MAX_ADDRESSES_PER_PEER, MAX_STRANGER_ADDRESSES};
 
 /// Where an address was learned, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,6 +26,8 @@ pub(crate) enum Source {
 #[derive(Debug, Default)]
 pub(crate) struct Book {
     entries: HashMap<PeerId, Vec<(Source, Multiaddr)>>,
+    /// mDNS tells of an address once; a peer that becomes a member later is looked up here.
+    strangers: VecDeque<(PeerId, Multiaddr)>,
 }
 
 impl Book {
@@ -54,11 +56,26 @@ impl Book {
         true
     }
 
+    pub(crate) fn note_stranger(&mut self, peer: PeerId, address: Multiaddr) {
+        if self.strangers.len() >= MAX_STRANGER_ADDRESSES {
+            self.strangers.pop_front();
+        }
+        self.strangers.push_back((peer, address));
+    }
+
+    pub(crate) fn take_stranger(&mut self, peer: &PeerId) -> Vec<Multiaddr> {
+        let (taken, kept) =
+            std::mem::take(&mut self.strangers).into_iter().partition::<VecDeque<_>, _>(|(known, _)| known == peer);
+        self.strangers = kept;
+        taken.into_iter().map(|(_, address)| address).collect()
+    }
+
     pub(crate) fn expire(&mut self, peer: &PeerId, source: Source, address: Multiaddr) {
         let address = without_peer(address);
         if let Some(known) = self.entries.get_mut(peer) {
             known.retain(|entry| *entry != (source, address.clone()));
         }
+        self.strangers.retain(|entry| without_peer(entry.1.clone()) != address || entry.0 != *peer);
     }
 
     /// Replaces the operator's addresses.
@@ -113,6 +130,22 @@ mod tests {
         assert_eq!(known[0], address(1));
         assert_eq!(known[1], address(901));
         assert!(!known.contains(&address(2)), "the oldest of the same source went");
+    }
+
+    #[test]
+    fn strangers_are_remembered_within_a_limit_until_they_are_listed_or_expire() {
+        let (peer, other) = (PeerId::random(), PeerId::random());
+        let mut book = Book::default();
+        book.note_stranger(peer, address(1).with(Protocol::P2p(peer)));
+        book.note_stranger(peer, address(2));
+        book.note_stranger(other, address(3));
+        book.expire(&peer, Source::Mdns, address(1));
+        assert_eq!(book.take_stranger(&peer), vec![address(2)]);
+        assert!(book.take_stranger(&peer).is_empty());
+        for port in 1..=MAX_STRANGER_ADDRESSES {
+            book.note_stranger(peer, address(port));
+        }
+        assert!(book.take_stranger(&other).is_empty(), "the oldest went");
     }
 
     #[test]

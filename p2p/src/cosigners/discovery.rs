@@ -22,7 +22,11 @@ impl Owner {
         match event {
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
                 for (peer, address) in found {
-                    self.learn(peer, Source::Mdns, address);
+                    if self.is_member(&peer) {
+                        self.learn(peer, Source::Mdns, address);
+                    } else {
+                        self.book.note_stranger(peer, address);
+                    }
                 }
             }
             BehaviourEvent::Mdns(mdns::Event::Expired(gone)) => {

@@ -24,6 +24,10 @@ pub const PONG_QUEUE: usize = 4;
 pub const MAX_MEMBERS: usize = 128;
 /// Addresses kept for one member; static ones are never pushed out.
 pub const MAX_ADDRESSES_PER_PEER: usize = 12;
+/// Events kept for the owner task while the listeners start.
+pub const MAX_EVENTS_AT_START: usize = 1_000;
+/// Addresses kept that mDNS told of peers that are not members yet.
+pub const MAX_STRANGER_ADDRESSES: usize = 256;
 /// Refused strangers kept for the operator to see.
 pub const MAX_REFUSED_KEPT: usize = 32;
 

@@ -84,12 +84,15 @@ pub async fn start(config: Config) -> Result<(Network, Events), StartError> {
     let (events, receiver) = channel();
     let mut swarm = swarm::build(&config)?;
     let listening = swarm::listen(&mut swarm, &config.listen).await?;
-    for address in &listening {
+    for address in &listening.addresses {
         info!(%address, peer = %me, "listening for co-signers");
     }
-    shared.set_listening(listening);
+    shared.set_listening(listening.addresses);
     let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
-    let owner = Owner::new(swarm, config, Arc::clone(&shared), events, inbox)?;
+    let mut owner = Owner::new(swarm, config, Arc::clone(&shared), events, inbox)?;
+    for event in listening.missed {
+        owner.on_swarm_event(event);
+    }
     let task = tokio::spawn(owner.run());
     Ok((Network { shared, commands, owner: Arc::new(Mutex::new(Some(task))) }, receiver))
 }

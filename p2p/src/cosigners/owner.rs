@@ -185,7 +185,11 @@ impl Owner {
         if !self.peers.contains_key(&member.peer) && self.peers.len() >= MAX_MEMBERS {
             return Err(MemberChangeError::TooMany);
         }
+        let peer = member.peer;
         self.add_member(member);
+        for address in self.book.take_stranger(&peer) {
+            self.learn(peer, Source::Mdns, address);
+        }
         Ok(())
     }
 

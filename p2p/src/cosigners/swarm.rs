@@ -110,12 +110,16 @@ fn kademlia(me: PeerId, hello: &Hello) -> Option<kad::Behaviour<MemoryStore>> {
     Some(behaviour)
 }
 
+/// What happened while the listeners started.
+pub(crate) struct Listening {
+    pub(crate) addresses: Vec<Multiaddr>,
+    /// For the owner: mDNS may have told of a member already, and tells of each address once.
+    pub(crate) missed: Vec<SwarmEvent<BehaviourEvent>>,
+}
+
 /// Listens and waits until each listener has an address.
-pub(crate) async fn listen(
-    swarm: &mut Swarm<Behaviour>,
-    addresses: &[Multiaddr],
-) -> Result<Vec<Multiaddr>, StartError> {
-    let mut listening = Vec::new();
+pub(crate) async fn listen(swarm: &mut Swarm<Behaviour>, addresses: &[Multiaddr]) -> Result<Listening, StartError> {
+    let mut listening = Listening { addresses: Vec::new(), missed: Vec::new() };
     for wanted in addresses {
         let id = swarm.listen_on(wanted.clone()).map_err(|error| match error {
             libp2p::TransportError::Other(source) => StartError::Bind { address: wanted.clone(), source },
@@ -125,14 +129,12 @@ pub(crate) async fn listen(
             loop {
                 match swarm.select_next_some().await {
                     SwarmEvent::NewListenAddr { listener_id, address } => {
-                        listening.push(address);
+                        listening.addresses.push(address);
                         if listener_id == id {
                             return;
                         }
                     }
-                    SwarmEvent::ListenerError { error, .. } => {
-                        warn!(%error, "listener for co-signers");
-                    }
+                    other if listening.missed.len() < limits::MAX_EVENTS_AT_START => listening.missed.push(other),
                     _ => {}
                 }
             }

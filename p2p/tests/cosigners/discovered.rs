@@ -43,6 +43,10 @@ async fn members_find_each_other_by_mdns_and_strangers_do_not_join() {
     eventually(|| nodes[0].network.refused().iter().any(|stranger| stranger.peer == third).then_some(())).await;
     assert_eq!(nodes[0].network.peers().len(), 1);
     assert!(!nodes[2].network.is_online(&first));
+    // Listed later, it is found though it was announced before.
+    nodes[0].network.allow(member(third, None)).await.unwrap();
+    nodes[0].up(third).await;
+    nodes[2].up(first).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
