@@ -38,6 +38,19 @@ impl Arrival {
     }
 }
 
+/// The same but for the scripts that unlock its inputs.
+fn same_payment(one: &Transaction, other: &Transaction) -> bool {
+    one.version == other.version
+        && one.lock_time == other.lock_time
+        && one.output == other.output
+        && one.input.len() == other.input.len()
+        && one
+            .input
+            .iter()
+            .zip(&other.input)
+            .all(|(one, other)| one.previous_output == other.previous_output && one.sequence == other.sequence)
+}
+
 /// All transactions of a wallet.
 #[derive(Debug, Default)]
 pub struct Ledger {
@@ -156,6 +169,31 @@ impl Ledger {
         keys.scripts_mut().scan(&tx);
         self.records.insert(txid, record);
         self.refresh_open_around(txid, &tx, keys);
+        self.share_notes(txid, &tx);
+    }
+
+    /// A transaction that differs from a known one in its scripts alone is the same payment under another name: all of
+    /// them take the notes of the first.
+    fn share_notes(&mut self, txid: Txid, tx: &Transaction) {
+        if tx.is_coinbase() {
+            return;
+        }
+        let first = tx
+            .input
+            .iter()
+            .flat_map(|input| self.graph.outspends(input.previous_output))
+            .filter_map(|spender| self.records.get(spender))
+            .filter(|record| record.txid != txid && same_payment(&record.tx, tx))
+            .min_by_key(|record| record.order)
+            .cloned();
+        let Some(first) = first else { return };
+        if let Some(record) = self.records.get_mut(&txid).filter(|record| first.order < record.order) {
+            record.comment = first.comment;
+            record.comment_to = first.comment_to;
+            record.replaces = first.replaces;
+            record.replaced_by = first.replaced_by;
+            record.time_smart = first.time_smart;
+        }
     }
 
     /// Puts a stored record back in place.

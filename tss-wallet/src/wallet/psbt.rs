@@ -6,7 +6,7 @@
 //! Refuses a sighash type that contradicts the PSBT, and a coin that is not the one its input names.
 
 use bitcoin::psbt::{Input, PsbtSighashType};
-use bitcoin::sighash::{EcdsaSighashType, SighashCache, TapSighashType};
+use bitcoin::sighash::{EcdsaSighashType, SighashCache};
 use bitcoin::{Psbt, Transaction, TxOut};
 use miniscript::psbt::PsbtExt;
 use secp256k1::SECP256K1;
@@ -315,16 +315,16 @@ fn settle_sighash(input: &mut Input, key: &KeyInfo, asked: Option<SighashChoice>
     if held_otherwise { Err(PsbtError::SighashMismatch) } else { Ok(choice) }
 }
 
-/// Final scripts in place of all that led to them, as Core leaves them.
+/// Final scripts in place of all that led to them: Core writes none of it once an input is final.
 fn finalize_input(input: &mut Input, item: &SigningItem, signature: &GroupSignature) {
     let (script, witness) = satisfaction(item, signature);
-    input.final_script_sig = (!script.is_empty()).then_some(script);
-    input.final_script_witness = (!witness.is_empty()).then_some(witness);
-    input.partial_sigs.clear();
-    input.bip32_derivation.clear();
-    input.redeem_script = None;
-    input.witness_script = None;
-    input.sighash_type = input.sighash_type.filter(|kind| {
-        kind.to_u32() != EcdsaSighashType::All.to_u32() && kind.to_u32() != u32::from(TapSighashType::Default as u8)
-    });
+    *input = Input {
+        non_witness_utxo: input.non_witness_utxo.take(),
+        witness_utxo: input.witness_utxo.take(),
+        final_script_sig: (!script.is_empty()).then_some(script),
+        final_script_witness: (!witness.is_empty()).then_some(witness),
+        proprietary: std::mem::take(&mut input.proprietary),
+        unknown: std::mem::take(&mut input.unknown),
+        ..Input::default()
+    };
 }

@@ -262,6 +262,22 @@ fn what_was_sent_and_received_is_listed_as_core_lists_it() {
 }
 
 #[test]
+fn a_clone_of_a_payment_takes_its_notes() {
+    let mut scene = Scene::new();
+    scene.fund(AddressType::Legacy, &[10 * BTC]);
+    let draft = scene.pay(&to(&[(nowhere(9), BTC)]));
+    let tx = scene.signed(&draft);
+    let note = SendNote { comment: Some("rent".into()), ..SendNote::default() };
+    scene.wallet.commit_transaction(&tx, note, scene.now).unwrap();
+    let mut clone = tx.clone();
+    clone.input[0].script_sig = bitcoin::ScriptBuf::from_bytes(vec![0x51]);
+    scene.mine(vec![clone.clone()]);
+    let view = scene.wallet.transaction(&clone.compute_txid()).unwrap();
+    assert_eq!((view.comment.as_deref(), view.wallet_conflicts), (Some("rent"), vec![tx.compute_txid()]));
+    assert_eq!(scene.wallet.transaction(&tx.compute_txid()).unwrap().confirmations, -1);
+}
+
+#[test]
 fn received_counts_confirmed_payments_by_script() {
     let mut scene = Scene::new();
     let script = scene.address(AddressType::Bech32);
