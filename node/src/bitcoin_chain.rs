@@ -3,7 +3,7 @@
 //! Owns no state. Calls that fail because the node is stopping answer as an empty chain would: the network is closed
 //! before the kernel, so such answers reach no peer.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bitcoin::block::Header;
 use bitcoin::consensus::deserialize;
@@ -12,7 +12,8 @@ use bitcoin::{BlockHash, OutPoint, Transaction, Txid, Work, Wtxid};
 use keyless_kernel::chain::{BlockInfo, BlockVerdict, BlockVerdictKind};
 use keyless_kernel::{Acceptance, Kernel, KernelError, RejectKind, Rejection};
 use keyless_p2p::bitcoin::{
-    BlockOutcome, BlockRef, Chain, HeaderInfo, HeaderRef, HeadersError, MempoolTx, TxOutcome, TxRef,
+    BlockOutcome, BlockRef, Chain, HeaderInfo, HeaderRef, HeadersError, LowWorkStep, LowWorkSync, MempoolTx, TxOutcome,
+    TxRef,
 };
 
 /// [`Chain`] over the kernel of this process.
@@ -43,7 +44,12 @@ fn punishable(kind: BlockVerdictKind) -> bool {
     use BlockVerdictKind as Kind;
     matches!(
         kind,
-        Kind::Consensus | Kind::Mutated | Kind::CachedInvalid | Kind::InvalidHeader | Kind::InvalidPrev | Kind::MissingPrev
+        Kind::Consensus
+            | Kind::Mutated
+            | Kind::CachedInvalid
+            | Kind::InvalidHeader
+            | Kind::InvalidPrev
+            | Kind::MissingPrev
     )
 }
 
@@ -53,7 +59,10 @@ fn no_work() -> Work {
 
 impl Chain for KernelChain {
     fn now(&self) -> Duration {
-        Duration::from_secs(u64::try_from(self.kernel.time()).unwrap_or(0))
+        let core = Duration::from_secs(u64::try_from(self.kernel.time()).unwrap_or(0));
+        // Core's clock tells seconds; ping times want more, and get it unless the time is mocked.
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(core);
+        if wall.abs_diff(core) < Duration::from_secs(2) { wall } else { core }
     }
 
     fn tip(&self) -> BlockRef {
@@ -99,6 +108,12 @@ impl Chain for KernelChain {
         };
         let heights = first.height..;
         headers.iter().zip(heights).map(|(header, height)| BlockRef { hash: header.block_hash(), height }).collect()
+    }
+
+    fn low_work_sync(&self, start: &BlockHash, minimum_work: Work, peer: u64) -> Option<Box<dyn LowWorkSync>> {
+        let peer = i64::try_from(peer).unwrap_or(i64::MAX);
+        let sync = self.kernel.headers_sync(start, minimum_work, peer).ok()?;
+        Some(Box::new(KernelHeadersSync { sync }))
     }
 
     fn accept_headers(&self, headers: &[Header]) -> Result<HeaderRef, HeadersError> {
@@ -217,6 +232,10 @@ impl Chain for KernelChain {
         self.transaction(tx).is_some()
     }
 
+    fn mempool_ids(&self) -> Vec<(Txid, Wtxid)> {
+        or_empty(self.kernel.mempool_list()).iter().map(|entry| (entry.txid, entry.wtxid)).collect()
+    }
+
     fn mempool_sequence(&self) -> u64 {
         self.kernel.mempool_info().map_or(0, |info| info.sequence)
     }
@@ -231,6 +250,19 @@ impl Chain for KernelChain {
 
     fn remove_unbroadcast(&self, txid: &Txid) {
         or_empty(self.kernel.mark_broadcast(txid));
+    }
+}
+
+/// Core's `HeadersSyncState` for the network.
+struct KernelHeadersSync {
+    sync: keyless_kernel::HeadersSync,
+}
+
+impl LowWorkSync for KernelHeadersSync {
+    fn process(&mut self, headers: &[Header], full: bool) -> Option<LowWorkStep> {
+        let step = self.sync.process(headers, full).ok()?;
+        let more = if step.request_more { Some(self.sync.locator().ok()?) } else { None };
+        Some(LowWorkStep { ready: step.ready, success: step.success, more })
     }
 }
 

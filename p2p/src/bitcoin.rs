@@ -39,7 +39,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
 pub use chain::{
-    BlockOutcome, BlockRef, Chain, ChainEvent, HeaderInfo, HeaderRef, HeadersError, MempoolTx, TxOutcome, TxRef,
+    BlockOutcome, BlockRef, Chain, ChainEvent, HeaderInfo, HeaderRef, HeadersError, LowWorkStep, LowWorkSync,
+    MempoolTx, TxOutcome, TxRef,
 };
 pub use config::{Bind, Config, Outbound, Permissions};
 pub use handle::{ConnectionType, Handle, PeerId, PeerInfo, StartError, Whom};

@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use bitcoin::Network as BitcoinNetwork;
 use bitcoin::consensus::encode::serialize;
 use bitcoin::hashes::Hash;
+use bitcoin::p2p::Magic;
 use bitcoin::p2p::message::{NetworkMessage, RawNetworkMessage};
 use bitcoin::p2p::message_blockdata::{GetHeadersMessage, Inventory};
 use bitcoin::p2p::message_bloom::FilterAdd;
-use bitcoin::p2p::Magic;
 use bitcoin::{BlockHash, Txid};
 use client::Client;
 use keyless_p2p::bitcoin::{self as net, Bind, Chain, Config, Handle, Network, Permissions, TxRef, Whom};
@@ -74,7 +74,8 @@ impl Drop for Node {
             network.shutdown();
         }
         // Socket tasks end with their owner; what is left is cut here.
-        let runtime = std::mem::replace(&mut self.runtime, tokio::runtime::Builder::new_current_thread().build().unwrap());
+        let runtime =
+            std::mem::replace(&mut self.runtime, tokio::runtime::Builder::new_current_thread().build().unwrap());
         runtime.shutdown_timeout(Duration::from_secs(2));
     }
 }
@@ -218,11 +219,8 @@ fn headers_are_served_and_new_tips_announced_as_the_peer_wants() {
 #[test]
 fn bloom_messages_end_the_connection() {
     let node = Node::start();
-    let refused = [
-        NetworkMessage::MemPool,
-        NetworkMessage::FilterAdd(FilterAdd { data: vec![1] }),
-        NetworkMessage::FilterClear,
-    ];
+    let refused =
+        [NetworkMessage::MemPool, NetworkMessage::FilterAdd(FilterAdd { data: vec![1] }), NetworkMessage::FilterClear];
     for message in refused {
         let mut peer = Client::ready(node.address());
         peer.say(message);

@@ -103,6 +103,24 @@ pub struct MempoolTx {
     pub sequence: u64,
 }
 
+/// What a batch of low-work headers led to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LowWorkStep {
+    /// Headers of a chain that was shown to have enough work: to be processed now.
+    pub ready: Vec<Header>,
+    /// What the peer sent fits what it sent before; if not, the sync is over.
+    pub success: bool,
+    /// Ask for more, from this locator.
+    pub more: Option<Vec<BlockHash>>,
+}
+
+/// A sync of headers that have too little work to be stored yet (Core's `HeadersSyncState`): the peer shows its chain twice,
+/// and only the second time, when the work is known, headers cost memory.
+pub trait LowWorkSync: Send {
+    /// Takes connected headers that meet their own target. `full`: the message was as large as it may be. `None` when it is over.
+    fn process(&mut self, headers: &[Header], full: bool) -> Option<LowWorkStep>;
+}
+
 /// What the node's chain and mempool answer. Implemented by the node over the kernel, and by a test twin.
 pub trait Chain: Send + Sync + 'static {
     /// Time since the Unix epoch; follows mock time.
@@ -122,6 +140,8 @@ pub trait Chain: Send + Sync + 'static {
     fn headers_after(&self, locator: &[BlockHash], stop: &BlockHash, max: usize) -> Vec<Header>;
     /// The same as hashes with their heights.
     fn block_hashes_after(&self, locator: &[BlockHash], stop: &BlockHash, max: usize) -> Vec<BlockRef>;
+    /// Starts a sync behind the known header `start` towards `minimum_work`; `peer` is for log lines.
+    fn low_work_sync(&self, start: &BlockHash, minimum_work: Work, peer: u64) -> Option<Box<dyn LowWorkSync>>;
     /// Checks and stores connected headers, given in ascending order; answers with the last one.
     fn accept_headers(&self, headers: &[Header]) -> Result<HeaderRef, HeadersError>;
     /// Checks and stores a serialized block and activates the best chain. `requested` is Core's `force_processing`,

@@ -13,7 +13,7 @@ use bitcoin::p2p::message_blockdata::Inventory;
 use bitcoin::{BlockHash, Txid, Wtxid};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::chain::HeaderRef;
+use super::chain::{HeaderRef, LowWorkSync};
 use super::handle::{ConnectionType, PeerId};
 use super::message::Gossip;
 use super::permissions::Permissions;
@@ -124,6 +124,19 @@ pub(crate) struct ChainSync {
     pub(crate) protect: bool,
 }
 
+/// A sync of headers with too little work so far.
+pub(crate) struct LowWork {
+    pub(crate) sync: Box<dyn LowWorkSync>,
+    /// Height reached, for reports.
+    pub(crate) height: u64,
+}
+
+impl std::fmt::Debug for LowWork {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LowWork").field("height", &self.height).finish_non_exhaustive()
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Ping {
     pub(crate) nonce: u64,
@@ -172,6 +185,7 @@ pub(crate) struct Peer {
     pub(crate) last_common: Option<u32>,
     pub(crate) sync_started: bool,
     pub(crate) headers_timeout: Option<Duration>,
+    pub(crate) low_work: Option<LowWork>,
     pub(crate) last_getheaders: Duration,
     pub(crate) inv_triggered_getheaders: bool,
     pub(crate) last_block_announcement: Duration,
@@ -255,6 +269,7 @@ impl Peer {
             last_common: None,
             sync_started: false,
             headers_timeout: None,
+            low_work: None,
             last_getheaders: Duration::ZERO,
             inv_triggered_getheaders: false,
             last_block_announcement: Duration::ZERO,

@@ -13,7 +13,8 @@ use bitcoin::{
     Wtxid, transaction,
 };
 use keyless_p2p::bitcoin::{
-    BlockOutcome, BlockRef, Chain, ChainEvent, Handle, HeaderInfo, HeaderRef, HeadersError, MempoolTx, TxOutcome, TxRef,
+    BlockOutcome, BlockRef, Chain, ChainEvent, Handle, HeaderInfo, HeaderRef, HeadersError, LowWorkSync, MempoolTx,
+    TxOutcome, TxRef,
 };
 
 struct Entry {
@@ -209,8 +210,12 @@ impl State {
     /// Follows the chain with the most work of which all blocks are here.
     fn activate(&mut self) -> bool {
         let tip_work = self.entries[self.active.last().unwrap()].work;
-        let mut candidates: Vec<_> =
-            self.entries.iter().filter(|(_, e)| e.work > tip_work && e.data.is_some()).map(|(h, e)| (e.work, *h)).collect();
+        let mut candidates: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|(_, e)| e.work > tip_work && e.data.is_some())
+            .map(|(h, e)| (e.work, *h))
+            .collect();
         candidates.sort();
         while let Some((_, hash)) = candidates.pop() {
             let mut path = Vec::new();
@@ -306,6 +311,10 @@ impl Chain for Twin {
             .collect()
     }
 
+    fn low_work_sync(&self, _: &BlockHash, _: Work, _: u64) -> Option<Box<dyn LowWorkSync>> {
+        None
+    }
+
     fn accept_headers(&self, headers: &[Header]) -> Result<HeaderRef, HeadersError> {
         let mut state = self.lock();
         for header in headers {
@@ -319,12 +328,8 @@ impl Chain for Twin {
     }
 
     fn accept_block(&self, raw: &[u8], _requested: bool, _min_pow_checked: bool) -> BlockOutcome {
-        let refuse = |hash, reason: &str| BlockOutcome {
-            hash,
-            new: false,
-            verdict: Some(reason.to_owned()),
-            punish: true,
-        };
+        let refuse =
+            |hash, reason: &str| BlockOutcome { hash, new: false, verdict: Some(reason.to_owned()), punish: true };
         let Ok(block) = deserialize::<Block>(raw) else {
             return BlockOutcome {
                 hash: BlockHash::all_zeros(),

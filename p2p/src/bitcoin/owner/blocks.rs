@@ -5,7 +5,7 @@ use bitcoin::p2p::ServiceFlags;
 use bitcoin::p2p::message_blockdata::{GetHeadersMessage, Inventory};
 
 use super::handshake::misbehaving;
-use super::headers::{no_work, reference};
+use super::headers::{deserves_punishment, no_work, reference};
 use super::{Owner, Step, gone};
 use crate::bitcoin::chain::{BlockOutcome, BlockRef, HeaderInfo};
 use crate::bitcoin::message::{self, MAX_HEADERS, MessageError};
@@ -74,7 +74,7 @@ impl Owner {
         if connects && MUTATED.contains(&reason.as_str()) {
             tracing::debug!(target: "net", "Received mutated block from peer={}", peer.id);
             misbehaving(peer, "mutated block");
-        } else if outcome.punish || (reason == "duplicate-invalid" && !peer.is_inbound()) {
+        } else if deserves_punishment(peer, reason, outcome.punish) {
             misbehaving(peer, reason);
         } else {
             tracing::debug!(target: "net", "peer={}: block {} refused: {reason}", peer.id, outcome.hash);

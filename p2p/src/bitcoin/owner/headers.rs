@@ -11,7 +11,7 @@ use crate::bitcoin::chain::{HeaderInfo, HeaderRef};
 use crate::bitcoin::downloads::{MAX_IN_FLIGHT, WINDOW};
 use crate::bitcoin::handle::ConnectionType;
 use crate::bitcoin::message::{self, MAX_HEADERS, TooManyHeaders};
-use crate::bitcoin::peer::Peer;
+use crate::bitcoin::peer::{LowWork, Peer};
 use crate::bitcoin::permissions::Permissions;
 
 /// Core's `HEADERS_RESPONSE_TIME`.
@@ -86,10 +86,11 @@ impl Owner {
             }
             Err(TooManyHeaders::Malformed(error)) => return Err(error.into()),
         };
-        let Some((first, last)) = headers.first().zip(headers.last()) else {
+        if headers.is_empty() {
+            peer.low_work = None;
             peer.last_getheaders = Duration::ZERO;
             return Ok(());
-        };
+        }
         if headers.iter().any(|header| header.validate_pow(header.target()).is_err()) {
             misbehaving(peer, "header with invalid proof of work");
             return Ok(());
@@ -99,16 +100,69 @@ impl Owner {
             misbehaving(peer, "non-continuous headers sequence");
             return Ok(());
         }
+        let full = headers.len() == MAX_HEADERS;
+        let mut validated = false;
+        let mut headers = headers;
+        if peer.low_work.is_some() {
+            let Some(ready) = self.continue_low_work(peer, &headers, full) else { return Ok(()) };
+            validated = ready.validated;
+            headers = ready.headers;
+        }
+        self.judge_headers(peer, headers, validated, full)
+    }
+
+    /// Headers that are connected to each other and meet their target.
+    fn judge_headers(&mut self, peer: &mut Peer, headers: Vec<Header>, validated: bool, full: bool) -> Step {
+        let Some((first, last)) = headers.first().zip(headers.last()) else { return Ok(()) };
         let Some(start) = self.chain.header(&first.prev_blockhash) else {
             self.unconnecting(peer, first, last.block_hash());
             return Ok(());
         };
-        peer.last_getheaders = Duration::ZERO;
+        peer.last_getheaders = if peer.low_work.is_some() { peer.last_getheaders } else { Duration::ZERO };
         let known = self.chain.header(&last.block_hash());
-        if !self.worth_storing(peer, &headers, &start, known.as_ref()) {
+        if !validated && !self.worth_storing(peer, &headers, &start, known.as_ref()) {
+            self.begin_low_work(peer, &headers, &start, full);
             return Ok(());
         }
-        self.take_headers(peer, &headers, known.is_none())
+        self.take_headers(peer, &headers, known.is_none(), full)
+    }
+
+    /// Feeds a running low-work sync. `None`: there is nothing to process.
+    fn continue_low_work(&mut self, peer: &mut Peer, headers: &[Header], full: bool) -> Option<Ready> {
+        let low_work = peer.low_work.as_mut()?;
+        low_work.height += headers.len() as u64;
+        let step = low_work.sync.process(headers, full);
+        let Some(step) = step else {
+            peer.low_work = None;
+            return None;
+        };
+        peer.last_getheaders = Duration::ZERO;
+        match step.more {
+            Some(locator) => {
+                self.ask_headers(peer, locator);
+            }
+            None => peer.low_work = None,
+        }
+        if !step.success {
+            // What came does not fit the sync: it is judged like any other headers.
+            peer.low_work = None;
+            return Some(Ready { headers: headers.to_vec(), validated: false });
+        }
+        (!step.ready.is_empty()).then_some(Ready { headers: step.ready, validated: true })
+    }
+
+    /// Core's `TryLowWorkHeadersSync`: a full message may be the beginning of a chain with enough work.
+    fn begin_low_work(&mut self, peer: &mut Peer, headers: &[Header], start: &HeaderInfo, full: bool) {
+        let height = u64::from(start.height) + headers.len() as u64;
+        if full {
+            let hash = start.header.block_hash();
+            if let Some(sync) = self.chain.low_work_sync(&hash, self.anti_dos_work(), peer.id) {
+                peer.low_work = Some(LowWork { sync, height: u64::from(start.height) });
+                self.continue_low_work(peer, headers, full);
+            }
+            return;
+        }
+        tracing::debug!(target: "net", "Ignoring low-work chain (height={height}) from peer={}", peer.id);
     }
 
     fn unconnecting(&mut self, peer: &mut Peer, first: &Header, last: BlockHash) {
@@ -136,28 +190,15 @@ impl Owner {
             }
         }
         let total = headers.iter().fold(start.chain_work, |work, header| work + header.work());
-        if total >= self.anti_dos_work() {
-            return true;
-        }
-        if headers.len() == MAX_HEADERS && !peer.is_inbound() {
-            // The chain may go on to enough work: taken from peers that we chose.
-            return true;
-        }
-        tracing::debug!(
-            target: "net",
-            "Ignoring low-work chain (height={}) from peer={}",
-            start.height as usize + headers.len(), peer.id
-        );
-        false
+        total >= self.anti_dos_work()
     }
 
-    fn take_headers(&mut self, peer: &mut Peer, headers: &[Header], new: bool) -> Step {
+    fn take_headers(&mut self, peer: &mut Peer, headers: &[Header], new: bool, full: bool) -> Step {
         let last = match self.chain.accept_headers(headers) {
             Ok(last) => last,
             Err(error) if error.unconnecting => return Ok(()),
             Err(error) => {
-                let cached = error.reason == "duplicate-invalid";
-                if error.punish || (cached && !peer.is_inbound()) {
+                if deserves_punishment(peer, &error.reason, error.punish) {
                     misbehaving(peer, "invalid header received");
                 } else {
                     tracing::debug!(target: "net", "peer={}: invalid header received", peer.id);
@@ -168,8 +209,7 @@ impl Owner {
         if new {
             tracing::info!("Saw new header hash={} height={}", last.hash, last.height);
         }
-        let full = headers.len() == MAX_HEADERS;
-        if full {
+        if full && peer.low_work.is_none() {
             let locator = self.chain.locator(Some(&last.hash));
             if self.ask_headers(peer, locator) {
                 tracing::debug!(
@@ -267,6 +307,18 @@ impl Owner {
             .flatten()
             .any(|tip| tip.height >= height && self.chain.ancestor(&tip.hash, height) == Some(*hash))
     }
+}
+
+/// Headers to be processed now.
+struct Ready {
+    headers: Vec<Header>,
+    /// Their work is known to suffice.
+    validated: bool,
+}
+
+/// Inbound peers may follow a chain that we know to be invalid; peers of our choice may not.
+pub(super) fn deserves_punishment(peer: &Peer, reason: &str, punish: bool) -> bool {
+    if reason == "duplicate-invalid" { !peer.is_inbound() } else { punish }
 }
 
 pub(super) fn no_work() -> Work {

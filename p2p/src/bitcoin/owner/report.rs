@@ -88,7 +88,7 @@ impl Owner {
             inbound: peer.is_inbound(),
             bip152_hb_to: false,
             bip152_hb_from: peer.high_bandwidth_from,
-            presynced_headers: -1,
+            presynced_headers: peer.low_work.as_ref().map_or(-1, |sync| i64::try_from(sync.height).unwrap_or(i64::MAX)),
             synced_headers: height(peer.best_known.map(|best| best.height)),
             synced_blocks: height(peer.last_common),
             inflight: self.downloads.heights(peer.id),
