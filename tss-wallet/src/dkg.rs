@@ -78,8 +78,8 @@ impl DkgParams {
 
 enum State {
     Round1 { ecdsa: ecdsa::Dealt, schnorr: schnorr::Dealt },
-    Round2 { ecdsa: ecdsa::Committed, schnorr: schnorr::Shared },
-    Round3 { ecdsa: ecdsa::Revealed, schnorr: schnorr::Received },
+    Round2 { ecdsa: Box<ecdsa::Committed>, schnorr: schnorr::Shared },
+    Round3 { ecdsa: Box<ecdsa::Revealed>, schnorr: schnorr::Received },
     Echo { share: Arc<KeyShare> },
     Trial { share: Arc<KeyShare>, trial: trial::Trial },
     Certify { share: Arc<KeyShare>, certificate: Certificate },
@@ -180,7 +180,12 @@ impl Dkg {
         if matches!(self.state, State::Finished { .. } | State::Failed) {
             return Err(DkgError::Late { from });
         }
-        self.inbox.accept(self.round, CERTIFICATE_ROUND, from, body)?;
+        if let Err(error) = self.inbox.accept(self.round, CERTIFICATE_ROUND, from, body) {
+            if error.is_fatal() {
+                self.state = State::Failed;
+            }
+            return Err(error);
+        }
         let mut out = Vec::new();
         while !matches!(self.state, State::Finished { .. })
             && self.inbox.missing(self.round, kinds(self.round)).is_empty()
@@ -218,8 +223,8 @@ impl Dkg {
     fn step(&mut self) -> Result<Vec<Outgoing>, DkgError> {
         match std::mem::replace(&mut self.state, State::Failed) {
             State::Round1 { ecdsa, schnorr } => self.after_round1(ecdsa, schnorr),
-            State::Round2 { ecdsa, schnorr } => self.after_round2(ecdsa, schnorr),
-            State::Round3 { ecdsa, schnorr } => self.after_round3(ecdsa, schnorr),
+            State::Round2 { ecdsa, schnorr } => self.after_round2(*ecdsa, schnorr),
+            State::Round3 { ecdsa, schnorr } => self.after_round3(*ecdsa, schnorr),
             State::Echo { share } => self.after_echo(share),
             State::Trial { share, trial } => self.after_trial_round(share, trial),
             State::Certify { share, certificate } => self.after_certificate(&share, certificate),
@@ -242,7 +247,7 @@ impl Dkg {
                 ecdsa_round.private.get(&to).copied().ok_or_else(|| own("a message for each peer"))?;
             private.insert(to, encode(&wire::Private2 { frost_share: share, zero_commitment })?);
         }
-        self.state = State::Round2 { ecdsa, schnorr };
+        self.state = State::Round2 { ecdsa: Box::new(ecdsa), schnorr };
         Ok(self.send(2, Round { broadcast: Some(broadcast), private }))
     }
 
@@ -254,7 +259,7 @@ impl Dkg {
         let broadcast = encode(&wire::Round3 { ecdsa: reveal, schnorr_chain })?;
         let private =
             private.into_iter().map(|(to, message)| Ok((to, encode(&message)?))).collect::<Result<_, DkgError>>()?;
-        self.state = State::Round3 { ecdsa, schnorr };
+        self.state = State::Round3 { ecdsa: Box::new(ecdsa), schnorr };
         Ok(self.send(3, Round { broadcast: Some(broadcast), private }))
     }
 
@@ -289,7 +294,7 @@ impl Dkg {
             if echo.len() != statement.len() {
                 return Err(DkgError::Malformed { culprit: from });
             }
-            if echo != statement {
+            if *echo != statement {
                 return Err(DkgError::Equivocation { with: from });
             }
         }
@@ -346,7 +351,7 @@ impl Dkg {
     ) -> Result<BTreeMap<PartyIndex, T>, DkgError> {
         let bodies = self.inbox.take(round, Kind::Broadcast);
         let decoded = bodies.iter().map(|(from, bytes)| Ok((*from, decode(*from, bytes)?))).collect();
-        self.broadcasts.extend(bodies.into_iter().map(|(from, bytes)| ((round, from), bytes)));
+        self.broadcasts.extend(bodies.into_iter().map(|(from, bytes)| ((round, from), bytes.to_vec())));
         decoded
     }
 

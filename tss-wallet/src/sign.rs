@@ -179,9 +179,8 @@ impl SigningSession {
     /// # Errors
     /// See [`SignError::verdict`]: a dropped message leaves the session as it was; every other error ends it.
     pub fn receive(&mut self, from: PartyIndex, body: &[u8]) -> Result<Vec<Outgoing>, SignError> {
-        self.accept(from, body)?;
-        let result = self.advance();
-        if result.is_err() {
+        let result = self.accept(from, body).and_then(|()| self.advance());
+        if result.as_ref().is_err_and(|error| error.verdict() != Verdict::Dropped) {
             self.state = State::Failed;
             self.parts.clear();
             self.inbox.clear();

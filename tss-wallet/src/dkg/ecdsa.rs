@@ -24,6 +24,7 @@ use crate::keys::{DklsParty, GroupKey, interpolate, scalar_from_bytes};
 use crate::roster::Roster;
 
 type Fragments = BTreeMap<PartyIndex, Vec<u8>>;
+type Received = BTreeMap<PartyIndex, Zeroizing<Vec<u8>>>;
 
 /// A scalar that is erased when dropped.
 struct Secret(Scalar);
@@ -122,7 +123,7 @@ impl Dealt {
     pub fn commit(
         self,
         broadcasts: &BTreeMap<PartyIndex, Round1>,
-        received: &Fragments,
+        received: &Received,
     ) -> Result<(Committed, CommitRound), DkgError> {
         let mut fragments = BTreeMap::new();
         for (&from, bytes) in received {

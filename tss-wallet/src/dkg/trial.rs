@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use zeroize::Zeroizing;
+
 use super::DkgError;
 use super::wire::{decode, encode};
 use crate::ids::{Outgoing, PartyIndex, Recipient, SessionId, tagged_hash};
@@ -59,7 +61,10 @@ impl Trial {
     }
 
     /// Takes each peer's bundle of one round, and gives the next ones.
-    pub fn step(&mut self, received: BTreeMap<PartyIndex, Vec<u8>>) -> Result<BTreeMap<PartyIndex, Vec<u8>>, DkgError> {
+    pub fn step(
+        &mut self,
+        received: BTreeMap<PartyIndex, Zeroizing<Vec<u8>>>,
+    ) -> Result<BTreeMap<PartyIndex, Vec<u8>>, DkgError> {
         let mut bundles = BTreeMap::new();
         for (from, bytes) in received {
             let messages: Bundle = decode(from, &bytes)?;

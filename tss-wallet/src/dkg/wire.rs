@@ -12,6 +12,7 @@ use dkls23_secp256k1::utilities::proofs::DLogProof;
 use k256::Secp256k1;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use super::DkgError;
 use crate::ids::PartyIndex;
@@ -94,10 +95,10 @@ pub(super) fn frame(round: u8, kind: Kind, payload: &[u8]) -> Vec<u8> {
     body
 }
 
-/// Messages that have come and not been used.
+/// Messages that have come and not been used. They may hold shares, and are erased when dropped.
 pub(super) struct Inbox {
     peers: BTreeSet<PartyIndex>,
-    messages: BTreeMap<(u8, Kind, PartyIndex), Vec<u8>>,
+    messages: BTreeMap<(u8, Kind, PartyIndex), Zeroizing<Vec<u8>>>,
 }
 
 impl Inbox {
@@ -125,7 +126,7 @@ impl Inbox {
         if self.messages.contains_key(&(*round, kind, from)) {
             return Err(DkgError::Duplicate { from });
         }
-        self.messages.insert((*round, kind, from), payload.to_vec());
+        self.messages.insert((*round, kind, from), Zeroizing::new(payload.to_vec()));
         Ok(())
     }
 
@@ -134,7 +135,7 @@ impl Inbox {
         self.peers.iter().copied().filter(|peer| !has_all(peer)).collect()
     }
 
-    pub fn take(&mut self, round: u8, kind: Kind) -> BTreeMap<PartyIndex, Vec<u8>> {
+    pub fn take(&mut self, round: u8, kind: Kind) -> BTreeMap<PartyIndex, Zeroizing<Vec<u8>>> {
         let peers = &self.peers;
         let messages = &mut self.messages;
         peers.iter().filter_map(|peer| Some((*peer, messages.remove(&(round, kind, *peer))?))).collect()

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use tss_wallet::wallet::keychain::AddressType;
 use tss_wallet::{Dkg, DkgError, SigningIdentity};
 
@@ -171,12 +173,41 @@ fn duplicates_strangers_and_late_messages_disturb_nothing() {
 }
 
 #[test]
-fn garbage_of_any_length_names_its_sender() {
-    let mut net = dkg_net(2, 3, 9);
-    let victim = net.nodes.get_mut(&party(1)).unwrap();
+fn garbage_of_any_length_names_its_sender_and_ends_the_run() {
     for garbage in [&[][..], &[1], &[9, 0], &[1, 7], &[0, 0], &[4, 1], &[255; 64]] {
+        let mut net = dkg_net(2, 3, 9);
+        let victim = net.nodes.get_mut(&party(1)).unwrap();
         let error = victim.receive(party(2), garbage).unwrap_err();
         assert!(error.culprit() == Some(party(2)) || !error.is_fatal(), "{garbage:?}: {error:?}");
+        assert_eq!(victim.waiting_for().is_empty(), error.is_fatal());
+    }
+}
+
+/// Changes drawn at random in any message: never a panic, never two keys, never an honest member named by the victim.
+#[test]
+fn random_changes_make_one_key_or_none() {
+    let mut random = StdRng::seed_from_u64(23);
+    for run in 0..8_u8 {
+        let (round, kind) = (run + 1, random.gen_range(0..4));
+        let mut net = dkg_net(2, 3, u64::from(run));
+        net.run(|mut packet| {
+            if packet.from == party(2) && packet.to == party(3) && packet.body[0] == round {
+                let at = random.gen_range(1..packet.body.len());
+                match kind {
+                    0 => packet.body[at] ^= 1 << random.gen_range(0..8),
+                    1 => packet.body.truncate(at),
+                    2 => packet.body[at..].fill(0),
+                    _ => random.fill(&mut packet.body[at..]),
+                }
+            }
+            vec![packet]
+        });
+        let made: Vec<_> = net.nodes.values().filter_map(Dkg::finished).collect();
+        made.iter().for_each(|share| share.public().verify().unwrap());
+        assert!(made.iter().all(|share| share.public() == made[0].public()));
+        for (_, _, error) in net.errors.iter().filter(|(at, ..)| *at == party(3)) {
+            assert!(error.culprit().is_none_or(|culprit| culprit == party(2)), "{round}: {error:?}");
+        }
     }
 }
 
