@@ -3,6 +3,8 @@
 
 #[path = "wallet/addresses.rs"]
 mod addresses;
+#[path = "wallet/database.rs"]
+mod database;
 #[path = "wallet/ledger.rs"]
 mod ledger;
 #[path = "wallet/psbt.rs"]
