@@ -195,7 +195,18 @@ kl_buf kl_lock_directories()
 
 kl_buf kl_start(kl_notify notify, void* ctx)
 {
-    return Answer([&](Writer&) { Start(notify, ctx); });
+    return Answer([&](Writer&) {
+        try {
+            Start(notify, ctx);
+        } catch (...) {
+            // There will be no handle to end the node with.
+            TheState().closing = true;
+            Interrupt(TheState().node);
+            Shutdown(TheState().node);
+            RemovePidFile();
+            throw;
+        }
+    });
 }
 
 kl_buf kl_load()

@@ -195,7 +195,8 @@ impl Kernel {
     }
 
     /// Hands headers to Core. `min_pow_checked` says that the caller knows their chain to have enough work
-    /// ([`ChainState::anti_dos_work`], [`crate::HeadersSync`]).
+    /// ([`ChainState::anti_dos_work`], [`crate::HeadersSync`]); without it, every header not yet known is refused
+    /// as [`BlockVerdictKind::LowWork`].
     pub fn process_headers(&self, headers: &[Header], min_pow_checked: bool) -> Result<HeadersOutcome, KernelError> {
         let joined = join_headers(headers);
         let answer = Answer::new(ffi::kl_process_headers(joined.as_slice().into(), c_int::from(min_pow_checked)));
@@ -206,7 +207,7 @@ impl Kernel {
     }
 
     /// Hands a block, in consensus encoding, to Core. `force`: the block was asked for, so it is processed wherever it
-    /// stands; else only when it may be of use.
+    /// stands; else only when it may be of use. `min_pow_checked` as in [`Kernel::process_headers`].
     pub fn process_block(&self, block: &[u8], force: bool, min_pow_checked: bool) -> Result<BlockOutcome, KernelError> {
         let answer = Answer::new(ffi::kl_process_block(block.into(), c_int::from(force), c_int::from(min_pow_checked)));
         let mut fields = answer.fields()?;

@@ -41,7 +41,7 @@ fn a_block_is_processed_once() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::open(dir.path(), &[]);
     let block = build::next_block(&node, &[]);
-    let headers = node.kernel.process_headers(&[block.header], false).unwrap();
+    let headers = node.kernel.process_headers(&[block.header], true).unwrap();
     assert_eq!(headers.rejection, None);
     assert_eq!(headers.last.unwrap().hash, block.block_hash());
     assert_eq!(node.kernel.best_header().unwrap().height, 1);
@@ -190,7 +190,7 @@ fn a_template_is_a_valid_block_and_proposals_are_judged() {
     let hex = bitcoin::consensus::encode::serialize_hex(&block);
     let propose = |hex: &str| node.rpc("getblocktemplate", json!([{"mode": "proposal", "data": hex}]));
     assert_eq!(propose(&hex), json!(null));
-    block.txdata[0].output[0].value += Amount::ONE_SAT;
+    block.txdata[0].output[0].value += Amount::ONE_BTC;
     build::seal(&mut block);
     assert_eq!(propose(&bitcoin::consensus::encode::serialize_hex(&block)), "bad-cb-amount");
     assert_eq!(node.kernel.tip().unwrap().height, 101);

@@ -90,6 +90,7 @@ fn a_fresh_data_directory_has_cores_layout() {
     }
     assert_eq!(std::fs::read_dir(net.join("wallets")).unwrap().count(), 0);
     assert_eq!(node.args.debug_log(), net.join("debug.log"));
+    node.wait_for_mempool();
     node.close();
     assert!(!net.join("bitcoind.pid").exists());
     assert!(net.join("mempool.dat").exists());
@@ -123,4 +124,25 @@ fn a_locked_data_directory_is_refused() {
     drop(child.stdin.take());
     child.wait().unwrap();
     drop(lock);
+}
+
+#[test]
+fn a_bad_port_is_refused_and_leaves_no_pid_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = Node::start(dir.path(), &["-regtest", "-port=0"]).err().unwrap();
+    assert_eq!(error.to_string(), "Invalid port specified in -port: '0'");
+    assert!(!dir.path().join("regtest/bitcoind.pid").exists());
+}
+
+#[test]
+fn a_failed_load_is_refused_with_cores_text_and_can_be_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let net = dir.path().join("regtest");
+    std::fs::create_dir_all(net.join("blocks/index")).unwrap();
+    std::fs::write(net.join("blocks/index/CURRENT"), "garbage").unwrap();
+    let node = Node::start(dir.path(), &["-regtest"]).unwrap();
+    let error = node.kernel.load().unwrap_err();
+    assert!(error.to_string().contains("Please restart with -reindex"), "{error}");
+    node.close();
+    assert!(!net.join("bitcoind.pid").exists());
 }

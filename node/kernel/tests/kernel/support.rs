@@ -22,10 +22,6 @@ impl Recorder {
     pub fn all(&self) -> Vec<Notification> {
         self.events.lock().unwrap().clone()
     }
-
-    pub fn clear(&self) {
-        self.events.lock().unwrap().clear();
-    }
 }
 
 pub struct Node {
@@ -77,6 +73,15 @@ impl Node {
     pub fn mine(&self, blocks: u32) -> Vec<String> {
         let result = self.rpc("generatetodescriptor", serde_json::json!([blocks, build::descriptor(self)]));
         serde_json::from_value(result).unwrap()
+    }
+
+    /// Waits until the stored mempool was read, without which none is stored at the end.
+    pub fn wait_for_mempool(&self) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !self.kernel.mempool_info().unwrap().loaded {
+            assert!(Instant::now() < deadline, "the mempool was not loaded");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Waits until `condition` holds of the events so far.
@@ -177,6 +182,7 @@ pub mod build {
     /// A header behind `prev`, one second later.
     pub fn header_after(prev: &Header) -> Header {
         let mut header = Header {
+            version: bitcoin::block::Version::from_consensus(0x2000_0000),
             prev_blockhash: prev.block_hash(),
             time: prev.time + 1,
             merkle_root: bitcoin::TxMerkleNode::all_zeros(),

@@ -153,12 +153,12 @@ fn one_process_has_one_node() {
 fn pruned_blocks_are_absent_not_errors() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::open(dir.path(), &["-prune=1", "-fastprune"]);
-    node.mine(400);
-    node.rpc("pruneblockchain", json!([100]));
+    node.mine(600);
+    node.rpc("pruneblockchain", json!([300]));
     let state = node.kernel.chain_state().unwrap();
     assert!(state.pruned);
     let kept = state.prune_height.unwrap();
-    assert!((1..=101).contains(&kept), "{kept}");
+    assert!((2..=301).contains(&kept), "{kept}");
     let first = node.kernel.block_hash(1).unwrap().unwrap();
     assert_eq!(node.kernel.read_block_bytes(&first).unwrap(), None);
     assert_eq!(node.kernel.spent_coins(&first).unwrap(), None);
@@ -214,6 +214,70 @@ fn the_mempool_survives_a_restart() {
     node.mine(101);
     let tx = build::spend(&[build::coinbase_of(&node, 1)], bitcoin::Amount::from_sat(49_9999_0000));
     node.kernel.broadcast(&build::bytes(&tx), bitcoin::Amount::ZERO, false).unwrap();
+    node.wait_for_mempool();
     node.close();
     assert!(dir.path().join("regtest/mempool.dat").metadata().unwrap().len() > 100);
+}
+
+#[test]
+fn pruning_waits_for_the_index() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::open(dir.path(), &["-prune=1", "-fastprune", "-blockfilterindex=basic"]);
+    node.mine(600);
+    node.rpc("pruneblockchain", json!([300]));
+    let early = node.kernel.block_hash(5).unwrap().unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while node.kernel.block_filter(&early).unwrap().is_none() {
+        assert!(std::time::Instant::now() < deadline, "pruned before it was indexed");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    node.close();
+}
+
+#[test]
+fn reindexing_rebuilds_the_chain_from_block_files() {
+    let dir = tempfile::tempdir().unwrap();
+    kill_a_node_that_mined(dir.path(), true);
+    let node = Node::open(dir.path(), &["-reindex"]);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while node.kernel.tip().unwrap().height < 20 {
+        assert!(std::time::Instant::now() < deadline);
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    node.close();
+}
+
+#[test]
+fn stopatheight_asks_to_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::open(dir.path(), &["-stopatheight=2"]);
+    // The call itself may end with the node.
+    let _ = node.try_rpc("generatetodescriptor", json!([3, "raw(51)"]));
+    node.kernel.wait_for_shutdown();
+    assert!(node.events.all().contains(&Notification::ShutdownRequested));
+    assert_eq!(node.kernel.exit_status(), 0);
+    node.close();
+}
+
+#[test]
+fn notify_commands_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("said");
+    let say = |what: &str| format!("echo {what} >> {}", log.display());
+    let options = [
+        format!("-blocknotify={}", say("block %s")),
+        format!("-startupnotify={}", say("startup")),
+        format!("-shutdownnotify={}", say("shutdown")),
+    ];
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let node = Node::open(dir.path(), &options);
+    let hash = node.mine(1).remove(0);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let read = || std::fs::read_to_string(&log).unwrap_or_default();
+    while !(read().contains(&format!("block {hash}")) && read().contains("startup")) {
+        assert!(std::time::Instant::now() < deadline, "{}", read());
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    node.close();
+    assert!(read().contains("shutdown"));
 }
