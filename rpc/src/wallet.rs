@@ -9,11 +9,11 @@
 //! | --- | --- |
 //! | [`table`] | names, arguments, help of all of them |
 //! | `manage` | createwallet, loadwallet, unloadwallet, listwallets, listwalletdir, getwalletinfo, setwalletflag |
-//! | `addresses`, `describe` | addresses, labels, getaddressinfo, keypoolrefill |
+//! | `addresses`, `describe`, `groupings` | addresses, labels, getaddressinfo, keypoolrefill |
 //! | `coins`, `received` | balances, unspent, locks, what was received |
 //! | `history`, `entries` | transactions as lists, one, or since a block |
 //! | `rescan` | rescanblockchain, abortrescan |
-//! | `spending`, `options` | sendtoaddress, sendmany, send, fundrawtransaction |
+//! | `spending`, `options`, `sweep` | sendtoaddress, sendmany, send, fundrawtransaction, sendall |
 //! | `signing`, `psbt` | raw transactions, PSBTs of both versions, messages |
 //! | `descriptors` | descriptors and what would touch private keys |
 //! | `quorum` | co-signers, quorum, sessions |
@@ -29,6 +29,7 @@ mod coins;
 mod describe;
 mod descriptors;
 mod entries;
+mod groupings;
 mod history;
 mod ledger;
 mod manage;
@@ -41,6 +42,7 @@ mod rescan;
 mod select;
 mod signing;
 mod spending;
+mod sweep;
 mod unavailable;
 
 #[cfg(test)]

@@ -7,14 +7,15 @@ use async_trait::async_trait;
 use bitcoin::{Address, OutPoint, Psbt, Script, Transaction, Txid};
 use keyless_rpc::error::RpcError;
 use keyless_rpc::wallet::backend::{
-    Ancestry, Encryption, Funded, Ledger, PrevOut, ProcessedPsbt, PsbtOptions, QuorumInfo, Rescanned, Result, Scanning,
-    SendNote, Sent, SighashType, SignedTransaction, SigningSession, SpendRequest, WalletHandle, WalletSettings,
+    Ancestry, Encryption, FeeChoice, FeeRate, FeeReason, Funded, Ledger, PrevOut, ProcessedPsbt, PsbtOptions,
+    QuorumInfo, Rescanned, Result, Scanning, SendNote, Sent, SighashType, SignedTransaction, SigningSession,
+    SpendRequest, WalletHandle, WalletSettings,
 };
 use tss_wallet::wallet::feed::AbandonError;
 use tss_wallet::wallet::keychain::{AddressType, ChainId};
 
-use super::info;
 use super::loaded::{Loaded, Quorum, storage_error};
+use super::{fees, info};
 
 /// What RPC holds of a wallet.
 pub struct Handle(pub(super) Arc<Loaded>);
@@ -28,10 +29,7 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T>
 }
 
 impl Handle {
-    async fn run<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Arc<Loaded>) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce(&Arc<Loaded>) -> Result<T> + Send + 'static) -> Result<T> {
         let loaded = Arc::clone(&self.0);
         blocking(move || work(&loaded)).await
     }
@@ -58,6 +56,8 @@ impl WalletHandle for Handle {
             address_type: self.0.options.address_type,
             change_type: self.0.options.change_type,
             signal_rbf: self.0.options.signal_rbf,
+            max_tx_fee: self.0.options.max_tx_fee,
+            dust_relay_rate: FeeRate { sat_per_kvb: self.0.options.dust_relay_fee.0 },
             devquorum,
         }
     }
@@ -137,6 +137,14 @@ impl WalletHandle for Handle {
                 AbandonError::Storage(error) => storage_error(error),
                 other => RpcError::invalid_address_or_key(other.to_string()),
             })
+        })
+        .await
+    }
+
+    async fn fee_rate(&self, fee: FeeChoice) -> Result<(FeeRate, FeeReason)> {
+        self.run(move |loaded| {
+            let chosen = fees::choose(&loaded.options, loaded.chain.as_ref(), fee)?;
+            Ok((FeeRate { sat_per_kvb: chosen.rate.0 }, chosen.reason))
         })
         .await
     }

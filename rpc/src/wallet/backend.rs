@@ -127,6 +127,10 @@ pub struct WalletSettings {
     pub change_type: Option<AddressType>,
     /// `-walletrbf`.
     pub signal_rbf: bool,
+    /// `-maxtxfee`.
+    pub max_tx_fee: Amount,
+    /// `-dustrelayfee`.
+    pub dust_relay_rate: FeeRate,
     /// `-devquorum`, where the co-signers are embedded in this process.
     pub devquorum: Option<(u16, u16)>,
 }
@@ -228,6 +232,8 @@ pub trait WalletHandle: Send + Sync {
     /// −5 where it is not eligible.
     async fn abandon(&self, txid: Txid) -> Result<()>;
 
+    /// What a payment would pay now. −4 where there is no estimate, or the user's own rate is below the least.
+    async fn fee_rate(&self, fee: FeeChoice) -> Result<(FeeRate, FeeReason)>;
     /// Selects coins, makes change. Its failures have code −4.
     async fn fund(&self, request: &SpendRequest) -> Result<Funded>;
     /// Funds, signs by the quorum, records, broadcasts. A failure to fund has code −6 here; one to sign, −4.

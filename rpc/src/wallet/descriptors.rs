@@ -100,6 +100,9 @@ async fn refuse_import(ctx: &Ctx, request: &Value) -> RpcError {
     let Some(desc) = request.find("desc") else {
         return RpcError::invalid_parameter("Descriptor not found.");
     };
+    if let Err(error) = params::label(request.member("label")) {
+        return error;
+    }
     let answer = match ctx.kernel("getdescriptorinfo", Value::Arr(vec![desc.clone()]).compact()).await {
         Ok(answer) => Value::parse(&answer).unwrap_or_default(),
         Err(error) => return error,

@@ -152,7 +152,7 @@ fn coin_filter(filter: &UnspentFilter) -> Option<CoinFilter> {
         min_depth: u32::try_from(filter.min_conf.max(0)).ok()?,
         max_depth: u32::try_from(filter.max_conf).ok()?,
         only_safe: !filter.include_unsafe,
-        avoid_used: false,
+        avoid_used: filter.avoid_reuse,
         include_immature: filter.include_immature,
         min_amount: filter.min_amount,
         max_amount: filter.max_amount.unwrap_or(Amount::MAX_MONEY),

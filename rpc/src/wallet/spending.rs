@@ -1,5 +1,6 @@
 //! Payments: sendtoaddress, sendmany, send, and fundrawtransaction.
 
+use bitcoin::Transaction;
 use bitcoin::consensus::encode::serialize_hex;
 use bitcoin::psbt::Psbt;
 
@@ -118,7 +119,6 @@ pub(super) async fn send(ctx: Ctx, args: Args) -> RpcResult {
     let wallet = select::wallet(&ctx)?;
     let network = ctx.wallets()?.network();
     let options = send_options(&args)?;
-    refuse_outdated(&options)?;
     let rbf = params::optional(&options, "replaceable", crate::args::bool_of)?;
     let signal = rbf.unwrap_or(wallet.settings().signal_rbf);
     let outputs = params::outputs(args.get(0), network)?;
@@ -144,7 +144,8 @@ pub(super) async fn send(ctx: Ctx, args: Args) -> RpcResult {
         let sent = wallet.send(&request, &note).await.map_err(as_wallet_error)?;
         return Ok(Value::obj().with("txid", sent.txid).with("complete", true));
     }
-    unsent(wallet.as_ref(), &request).await
+    let funded = wallet.fund(&request).await?;
+    finish(wallet.as_ref(), funded.tx, &options).await
 }
 
 /// `send` reports a failure to fund as −4, not −6.
@@ -155,25 +156,34 @@ fn as_wallet_error(error: RpcError) -> RpcError {
     }
 }
 
-/// The transaction as PSBT, and in hex where it is complete; not recorded, not broadcast.
-async fn unsent(wallet: &dyn WalletHandle, request: &SpendRequest) -> RpcResult {
-    let funded = wallet.fund(request).await?;
-    let blank = Psbt::from_unsigned_tx(funded.tx)
+/// Core's `FinishTransaction`: signed; sent if it is complete and the options do not say otherwise, shown if not sent.
+pub(super) async fn finish(wallet: &dyn WalletHandle, tx: Transaction, options: &Value) -> RpcResult {
+    let blank = Psbt::from_unsigned_tx(tx)
         .map_err(|error| RpcError::internal(format!("the funded transaction makes no PSBT: {error}")))?;
+    select::ensure_unlocked(wallet)?;
     let sign = wallet.settings().private_keys_enabled;
-    let options = PsbtOptions { sign, sighash: None, bip32_derivs: true, finalize: true };
-    let processed = wallet.process_psbt(blank, options).await?;
-    let mut out = Value::obj().with("psbt", psbt::encode(&processed.psbt, &Version::latest(&processed.psbt)));
+    let update = PsbtOptions { sign, sighash: None, bip32_derivs: true, finalize: true };
+    let processed = wallet.process_psbt(blank, update).await?;
+    let want_psbt = options.member("psbt").as_bool().unwrap_or(false);
+    let add_to_wallet = options.member("add_to_wallet").as_bool().unwrap_or(true);
+    let mut out = Value::obj();
+    if want_psbt || !processed.complete || !add_to_wallet {
+        out.push("psbt", psbt::encode(&processed.psbt, &Version::latest(&processed.psbt)));
+    }
     if let Some(tx) = processed.tx.filter(|_| processed.complete) {
         out.push("txid", tx.compute_txid());
-        out.push("hex", serialize_hex(&tx));
+        if add_to_wallet && !want_psbt {
+            wallet.commit(tx, &SendNote::default()).await?;
+        } else {
+            out.push("hex", serialize_hex(&tx));
+        }
     }
     out.push("complete", processed.complete);
     Ok(out)
 }
 
 /// The options object with the arguments beside it that mean the same.
-fn send_options(args: &Args) -> Result<Value> {
+pub(super) fn send_options(args: &Args) -> Result<Value> {
     let bad = RpcError::invalid_parameter;
     let mut options = if args.is_null(4) { Value::obj() } else { args.get(4).clone() };
     if options.find("conf_target").is_some() || options.find("estimate_mode").is_some() {
@@ -197,6 +207,7 @@ fn send_options(args: &Args) -> Result<Value> {
     if !options.member("conf_target").is_null() && (mode.is_null() || mode.as_str() == Some("unset")) {
         return Err(bad("Specify estimate_mode"));
     }
+    refuse_outdated(&options)?;
     Ok(options)
 }
 

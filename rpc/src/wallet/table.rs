@@ -8,7 +8,10 @@ mod options;
 use crate::local;
 use crate::table::{Arg, Category, Kind, Method};
 
-use super::{addresses, coins, descriptors, history, manage, quorum, received, rescan, signing, spending, unavailable};
+use super::{
+    addresses, coins, descriptors, groupings, history, manage, quorum, received, rescan, signing, spending, sweep,
+    unavailable,
+};
 
 /// All of them; the order is of no account, `help` sorts.
 pub const METHODS: &[&[Method]] = &[MANAGE, ADDRESSES, COINS, HISTORY, SPENDING, SIGNING, KEYS, COSIGNERS];
@@ -125,7 +128,7 @@ const ADDRESSES: &[Method] = &[
         "listaddressgroupings",
         &[],
         "Groups of addresses that past transactions show to be of one owner.",
-        local!(unavailable::listaddressgroupings),
+        local!(groupings::listaddressgroupings),
     ),
     Method::wallet(
         "walletdisplayaddress",
@@ -340,7 +343,7 @@ const SPENDING: &[Method] = &[
             Arg::opt("options", Kind::NamedObj).oneline("options").inner(options::SENDALL),
         ],
         "Spends all coins, or those given, without change.",
-        local!(unavailable::sendall),
+        local!(sweep::sendall),
     ),
     Method::wallet(
         "bumpfee",

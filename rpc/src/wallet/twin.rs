@@ -103,6 +103,7 @@ pub(super) struct Asked {
     pub note: Option<SendNote>,
     pub address: Option<(String, AddressType)>,
     pub locked: Vec<OutPoint>,
+    pub committed: Option<Transaction>,
 }
 
 pub(super) struct TwinWallet {
@@ -126,6 +127,8 @@ impl TwinWallet {
                 address_type: AddressType::Bech32,
                 change_type: None,
                 signal_rbf: true,
+                max_tx_fee: Amount::from_sat(10_000_000),
+                dust_relay_rate: FeeRate { sat_per_kvb: 3_000 },
                 devquorum: Some((2, 3)),
             },
             encryption: Encryption::None,
@@ -204,6 +207,10 @@ impl WalletHandle for TwinWallet {
         Ok(())
     }
 
+    async fn fee_rate(&self, _fee: FeeChoice) -> Result<(FeeRate, FeeReason)> {
+        Ok((FeeRate { sat_per_kvb: 1_000 }, FeeReason::Fallback))
+    }
+
     async fn fund(&self, request: &SpendRequest) -> Result<Funded> {
         self.note_spend(request);
         if self.poor {
@@ -232,6 +239,7 @@ impl WalletHandle for TwinWallet {
     }
 
     async fn commit(&self, tx: Transaction, _note: &SendNote) -> Result<Txid> {
+        self.asked.lock().unwrap().committed = Some(tx.clone());
         Ok(tx.compute_txid())
     }
 
@@ -245,8 +253,9 @@ impl WalletHandle for TwinWallet {
         Ok(SignedTransaction { tx, complete: false, errors })
     }
 
-    async fn process_psbt(&self, psbt: Psbt, _options: PsbtOptions) -> Result<ProcessedPsbt> {
-        Ok(ProcessedPsbt { psbt, complete: false, tx: None })
+    async fn process_psbt(&self, psbt: Psbt, options: PsbtOptions) -> Result<ProcessedPsbt> {
+        let tx = options.sign.then(|| psbt.unsigned_tx.clone());
+        Ok(ProcessedPsbt { psbt, complete: options.sign, tx })
     }
 
     async fn sign_message(&self, _script: &Script, _message: &str) -> Result<String> {

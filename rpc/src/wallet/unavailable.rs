@@ -19,20 +19,12 @@ fn missing(method: &str) -> RpcError {
     RpcError::wallet(format!("Error: {method} is not available in this version"))
 }
 
-pub(super) async fn listaddressgroupings(ctx: Ctx, _args: Args) -> RpcResult {
-    refuse(&ctx, "listaddressgroupings")
-}
-
 pub(super) async fn importprunedfunds(ctx: Ctx, _args: Args) -> RpcResult {
     refuse(&ctx, "importprunedfunds")
 }
 
 pub(super) async fn removeprunedfunds(ctx: Ctx, _args: Args) -> RpcResult {
     refuse(&ctx, "removeprunedfunds")
-}
-
-pub(super) async fn sendall(ctx: Ctx, _args: Args) -> RpcResult {
-    refuse(&ctx, "sendall")
 }
 
 pub(super) async fn bumpfee(ctx: Ctx, _args: Args) -> RpcResult {

@@ -42,6 +42,8 @@ pub struct UnspentFilter {
     /// Scripts of the addresses asked for; empty for all.
     pub scripts: Vec<ScriptBuf>,
     pub include_unsafe: bool,
+    /// Leave out coins on addresses spent from before.
+    pub avoid_reuse: bool,
     pub include_immature: bool,
     pub min_amount: Amount,
     pub max_amount: Option<Amount>,
@@ -57,6 +59,7 @@ impl Default for UnspentFilter {
             max_conf: i64::from(DEFAULT_MAX_DEPTH),
             scripts: Vec::new(),
             include_unsafe: true,
+            avoid_reuse: false,
             include_immature: false,
             min_amount: Amount::ZERO,
             max_amount: None,

@@ -392,3 +392,9 @@ fn since_a_block_comes_with_the_block_to_ask_from_next() {
     assert_eq!(keys(&since), ["transactions", "removed", "lastblock"]);
     assert_eq!(since.member("transactions").as_arr().unwrap().len(), 2);
 }
+
+#[test]
+fn addresses_spent_together_are_one_group() {
+    let groups = ask("listaddressgroupings", "[]").compact();
+    assert_eq!(groups, format!("[[[\"{OURS}\",0.00000000,\"tabby\"]]]"));
+}
