@@ -195,7 +195,7 @@ impl Chain for KernelChain {
         let (Ok(first), Ok(second)) = (deserialize::<Transaction>(parent), deserialize::<Transaction>(child)) else {
             return [malformed(), malformed()];
         };
-        let package = [parent.to_vec(), child.to_vec()];
+        let package = [first.clone(), second.clone()];
         let outcome = match self.kernel.accept_package(&package, false) {
             Ok(outcome) => outcome,
             Err(error) => return [&first, &second].map(|tx| rejected(tx, error.to_string(), RejectKind::Unknown)),

@@ -6,9 +6,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use bitcoin::Network;
-use bitcoin::p2p::ServiceFlags;
+use bitcoin::p2p::Magic;
 use keyless_kernel::Args;
+use keyless_kernel::chain::ChainParams;
 use keyless_p2p::bitcoin::config::{Bind, Config, Outbound, parse_whitebind, parse_whitelist};
 
 const CLIENT_VERSION: &str = "31.99.0";
@@ -21,19 +21,17 @@ const SAFE_COMMENT_PUNCTUATION: &str = " .,;-_?@";
 #[error("{0}")]
 pub struct OptionError(pub String);
 
-/// Reads all options of the Bitcoin network. `magic` comes from the chain's parameters.
-pub fn config(args: &Args, magic: bitcoin::p2p::Magic, services: u64) -> Result<Config, OptionError> {
-    let network = args.chain();
-    let mut config = Config::new(network);
-    config.magic = magic;
-    config.services = ServiceFlags::from(services);
+/// Reads all options of the Bitcoin network. The chain's services are filled in when it is loaded.
+pub fn config(args: &Args, chain: &ChainParams) -> Result<Config, OptionError> {
+    let mut config = Config::new(args.chain());
+    config.magic = Magic::from_bytes(chain.magic);
     config.user_agent = user_agent(&args.get_all("-uacomment"))?;
     config.binds = binds(args, config.default_port)?;
     config.outbound = outbound(args);
     config.added = args.get_all("-addnode");
     config.seed_nodes = args.get_all("-seednode");
     if matches!(config.outbound, Outbound::Automatic) && args.get_bool("-dnsseed", true) {
-        config.dns_seeds = dns_seeds(network).iter().map(|s| (*s).to_owned()).collect();
+        config.dns_seeds.clone_from(&chain.dns_seeds);
     }
     config.max_connections = count(args, "-maxconnections", config.max_connections);
     config.peer_timeout = seconds(args, "-peertimeout", config.peer_timeout)?;
@@ -174,31 +172,6 @@ fn seconds(args: &Args, name: &str, default: Duration) -> Result<Duration, Optio
             Ok(secs) if secs > 0 || name == "-bantime" => Ok(Duration::from_secs(secs)),
             _ => Err(OptionError(format!("{} must be a positive integer.", name.trim_start_matches('-')))),
         },
-    }
-}
-
-fn dns_seeds(network: Network) -> &'static [&'static str] {
-    match network {
-        Network::Bitcoin => &[
-            "seed.bitcoin.sipa.be.",
-            "dnsseed.bluematt.me.",
-            "seed.bitcoin.jonasschnelli.ch.",
-            "seed.btc.petertodd.net.",
-            "seed.bitcoin.sprovoost.nl.",
-            "dnsseed.emzy.de.",
-            "seed.bitcoin.wiz.biz.",
-            "seed.mainnet.achownodes.xyz.",
-        ],
-        Network::Testnet => &[
-            "testnet-seed.bitcoin.jonasschnelli.ch.",
-            "seed.tbtc.petertodd.net.",
-            "seed.testnet.bitcoin.sprovoost.nl.",
-            "testnet-seed.bluematt.me.",
-            "seed.testnet.achownodes.xyz.",
-        ],
-        Network::Testnet4 => &["seed.testnet4.bitcoin.sprovoost.nl.", "seed.testnet4.wiz.biz."],
-        Network::Signet => &["seed.signet.bitcoin.sprovoost.nl.", "seed.signet.achownodes.xyz."],
-        _ => &[],
     }
 }
 

@@ -122,14 +122,22 @@ std::unique_ptr<WalletLoader> MakeWalletLoader(Chain&, ArgsManager&)
 namespace keyless {
 namespace {
 
+void Collect(const std::string& message)
+{
+    State& state{TheState()};
+    const std::lock_guard lock{state.messages_mutex};
+    state.errors.push_back(message);
+}
+
 //! Core prints what it has to say (noui), and Rust gets the same text.
 void CollectMessages()
 {
     uiInterface.ThreadSafeMessageBox.connect([](const bilingual_str& message, unsigned int style) {
-        if (!(style & CClientUIInterface::ICON_ERROR)) return;
-        State& state{TheState()};
-        const std::lock_guard lock{state.messages_mutex};
-        state.errors.push_back(message.original);
+        if (style & CClientUIInterface::ICON_ERROR) Collect(message.original);
+    });
+    uiInterface.ThreadSafeQuestion.connect([](const bilingual_str&, const std::string& message, unsigned int) {
+        Collect(message);
+        return false;
     });
 }
 

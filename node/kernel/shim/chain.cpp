@@ -4,6 +4,7 @@
 
 #include <blockfilter.h>
 #include <chain.h>
+#include <chainparams.h>
 #include <coins.h>
 #include <common/args.h>
 #include <index/blockfilterindex.h>
@@ -199,6 +200,20 @@ kl_buf kl_chain_state()
         out.boolean(height.has_value());
         if (height) out.u32(static_cast<uint32_t>(*height + 1));
         out.u64(ChainServices(chainman));
+        out.boolean(chainman.m_blockman.LoadingBlocks());
+    });
+}
+
+kl_buf kl_chain_params()
+{
+    return Answer([&](Writer& out) {
+        const CChainParams& params{Params()};
+        const MessageStartChars& magic{params.MessageStart()};
+        out.bytes(std::span<const uint8_t>{magic.data(), magic.size()});
+        out.hash(params.GenesisBlock().GetHash());
+        const std::vector<std::string>& seeds{params.DNSSeeds()};
+        out.u32(static_cast<uint32_t>(seeds.size()));
+        for (const std::string& seed : seeds) out.text(seed);
     });
 }
 

@@ -79,6 +79,7 @@ kl_buf kl_missing_blocks(kl_in target, uint32_t from, uint32_t max);
 kl_buf kl_fork_point(kl_in hash);
 kl_buf kl_ancestor(kl_in hash, uint32_t height);
 kl_buf kl_chain_state();
+kl_buf kl_chain_params();
 kl_buf kl_coin(kl_in outpoint, int with_mempool);
 kl_buf kl_flush();
 kl_buf kl_block_filter(kl_in hash);

@@ -56,14 +56,17 @@ CTransactionRef Transaction(kl_in bytes)
     return MakeTransactionRef(std::move(tx));
 }
 
-void WriteEntry(Writer& out, const TxMempoolInfo& info)
+void WriteEntry(Writer& out, const CTxMemPool& pool, const TxMempoolInfo& info)
 {
-    out.boolean(info.tx != nullptr);
-    if (!info.tx) return;
+    AssertLockHeld(pool.cs);
+    const CTxMemPoolEntry* const entry{info.tx ? pool.GetEntry(info.tx->GetHash()) : nullptr};
+    out.boolean(entry != nullptr);
+    if (!entry) return;
     out.consensus(TX_WITH_WITNESS(*info.tx));
     out.i64(info.fee);
     out.u64(static_cast<uint64_t>(info.vsize));
     out.u64(static_cast<uint64_t>(info.m_time.count()));
+    out.u64(entry->GetSequence());
 }
 
 COutPoint OutPoint(kl_in bytes)
@@ -110,7 +113,9 @@ kl_buf kl_mempool_get(kl_in id, int is_wtxid)
     return Answer([&](Writer& out) {
         const Call call;
         const uint256 hash{Hash(id)};
-        WriteEntry(out, is_wtxid ? call.mempool().info(Wtxid::FromUint256(hash)) : call.mempool().info(Txid::FromUint256(hash)));
+        const CTxMemPool& pool{call.mempool()};
+        LOCK(pool.cs);
+        WriteEntry(out, pool, is_wtxid ? pool.info(Wtxid::FromUint256(hash)) : pool.info(Txid::FromUint256(hash)));
     });
 }
 
@@ -144,6 +149,7 @@ kl_buf kl_mempool_info()
         out.u64(static_cast<uint64_t>(pool.m_opts.dust_relay_feerate.GetFeePerK()));
         out.boolean(pool.GetLoadTried());
         out.u32(pool.GetTransactionsUpdated());
+        out.u64(pool.GetSequence());
     });
 }
 

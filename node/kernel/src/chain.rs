@@ -138,6 +138,15 @@ pub struct Coin {
     pub coinbase: bool,
 }
 
+/// A block's BIP158 basic filter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredFilter {
+    /// The encoded filter.
+    pub filter: Vec<u8>,
+    /// Its filter header, in the order of bytes that is hashed.
+    pub header: [u8; 32],
+}
+
 /// State of the chain as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChainState {
@@ -153,6 +162,19 @@ pub struct ChainState {
     pub prune_height: Option<u32>,
     /// Local service bits that the chain's state gives (network, limited, witness, filters).
     pub services: u64,
+    /// Blocks are being imported or indexed anew.
+    pub loading_blocks: bool,
+}
+
+/// Parameters of the chosen chain, custom signets included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChainParams {
+    /// First bytes of every P2P message.
+    pub magic: [u8; 4],
+    /// Hash of the first block.
+    pub genesis: BlockHash,
+    /// Names to ask for addresses of peers.
+    pub dns_seeds: Vec<String>,
 }
 
 impl Kernel {
@@ -258,7 +280,16 @@ impl Kernel {
             pruned: f.bool()?,
             prune_height: f.option(|f| f.u32())?,
             services: f.u64()?,
+            loading_blocks: f.bool()?,
         })
+    }
+
+    /// Parameters of the chosen chain.
+    pub fn chain_params(&self) -> Result<ChainParams, KernelError> {
+        let answer = Answer::new(ffi::kl_chain_params());
+        let mut f = answer.fields()?;
+        let magic = f.bytes()?.try_into().map_err(|_| KernelError::Malformed("magic"))?;
+        Ok(ChainParams { magic, genesis: f.block_hash()?, dns_seeds: f.list(|f| f.string())? })
     }
 
     /// Whether initial block download is still going on.
@@ -273,10 +304,10 @@ impl Kernel {
         answer.fields()?.option(read_coin)
     }
 
-    /// BIP158 basic filter and its header, from `-blockfilterindex`; `None` when there is no index or no entry.
-    pub fn block_filter(&self, hash: &BlockHash) -> Result<Option<(Vec<u8>, [u8; 32])>, KernelError> {
+    /// BIP158 basic filter, from `-blockfilterindex`; `None` when there is no index or no entry.
+    pub fn block_filter(&self, hash: &BlockHash) -> Result<Option<StoredFilter>, KernelError> {
         let answer = Answer::new(ffi::kl_block_filter(hash.as_byte_array().into()));
-        answer.fields()?.option(|f| Ok((f.bytes()?.to_vec(), f.hash32()?)))
+        answer.fields()?.option(|f| Ok(StoredFilter { filter: f.bytes()?.to_vec(), header: f.hash32()? }))
     }
 
     /// Writes chainstate and block index to disk now.

@@ -121,6 +121,7 @@ unsafe extern "C" {
     pub(crate) safe fn kl_fork_point(hash: Bytes<'_>) -> Buffer;
     pub(crate) safe fn kl_ancestor(hash: Bytes<'_>, height: u32) -> Buffer;
     pub(crate) safe fn kl_chain_state() -> Buffer;
+    pub(crate) safe fn kl_chain_params() -> Buffer;
     pub(crate) safe fn kl_coin(outpoint: Bytes<'_>, with_mempool: c_int) -> Buffer;
     pub(crate) safe fn kl_flush() -> Buffer;
     pub(crate) safe fn kl_block_filter(hash: Bytes<'_>) -> Buffer;

@@ -15,6 +15,7 @@
 //! | [`rpc`] | Core's RPC table: execution, warm-up, command list |
 //! | [`notify`] | what the node tells: blocks, transactions, flushes, shutdown |
 //! | [`log`] | lines and categories of `debug.log`, the layer that feeds `tracing` into it |
+//! | [`daemon`] | the fork of `-daemon` |
 //! | [`error`] | the errors |
 //!
 //! Calls block: run them on their own threads (`spawn_blocking`), never on a reactor. Options, parameters, mock time and
@@ -25,6 +26,7 @@
 pub mod args;
 pub mod chain;
 mod codec;
+pub mod daemon;
 pub mod error;
 mod ffi;
 pub mod headers_sync;

@@ -125,6 +125,8 @@ pub struct MempoolEntry {
     pub vsize: u64,
     /// When it came, in seconds since 1970.
     pub time: u64,
+    /// The mempool's sequence number when it came.
+    pub sequence: u64,
 }
 
 /// A line of the mempool's contents.
@@ -161,6 +163,8 @@ pub struct MempoolInfo {
     pub loaded: bool,
     /// Changes with every addition and removal.
     pub updates: u32,
+    /// Sequence number that the next change gets.
+    pub sequence: u64,
 }
 
 /// An estimate of the fee policy estimator.
@@ -223,6 +227,7 @@ impl Kernel {
             dust_sat_kvb: f.u64()?,
             loaded: f.bool()?,
             updates: f.u32()?,
+            sequence: f.u64()?,
         })
     }
 
@@ -275,5 +280,5 @@ fn read_rejection(f: &mut Fields<'_>) -> Result<Rejection, KernelError> {
 }
 
 fn read_entry(f: &mut Fields<'_>) -> Result<MempoolEntry, KernelError> {
-    Ok(MempoolEntry { tx: f.consensus()?, fee: f.amount()?, vsize: f.u64()?, time: f.u64()? })
+    Ok(MempoolEntry { tx: f.consensus()?, fee: f.amount()?, vsize: f.u64()?, time: f.u64()?, sequence: f.u64()? })
 }

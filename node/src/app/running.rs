@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bitcoin::BlockHash;
+use bitcoin::p2p::ServiceFlags;
 use keyless_kernel::log::CoreLog;
 use keyless_kernel::{Args, InitError, Kernel};
 use keyless_p2p::{bitcoin as net, cosigners};
@@ -89,7 +90,8 @@ impl Node {
             args.init_error(&text);
             Failed
         };
-        let network_config = p2p_options::config(args, &self.kernel).map_err(|error| print(error.0))?;
+        let params = self.kernel.chain_params().map_err(|error| print(error.to_string()))?;
+        let network_config = p2p_options::config(args, &params).map_err(|error| print(error.0))?;
         if !args.get_bool("-disablewallet", false) {
             let options = WalletOptions::read(args, &cosigning).map_err(&print)?;
             let view = Arc::new(KernelView::new(self.kernel.clone(), *args));
@@ -133,7 +135,9 @@ impl Node {
         Ok(())
     }
 
-    fn start_network(&mut self, runtime: &Runtime, config: net::Config) -> Result<(), String> {
+    fn start_network(&mut self, runtime: &Runtime, mut config: net::Config) -> Result<(), String> {
+        let state = self.kernel.chain_state().map_err(|error| error.to_string())?;
+        config.services = ServiceFlags::from(state.services);
         let chain = Arc::new(KernelChain::new(self.kernel.clone()));
         let _guard = runtime.enter();
         let handle = net::start(config, chain).map_err(|error| error.to_string())?;

@@ -199,10 +199,11 @@ impl Network for NetworkBackend {
             .collect())
     }
 
-    async fn ban(&self, subnet: &str, until_secs: i64) -> Result<bool, RpcError> {
-        let subnet = subnet.parse::<Subnet>().map_err(|_| invalid_subnet())?;
+    async fn ban(&self, text: &str, until_secs: i64) -> Result<bool, RpcError> {
+        let subnet = text.parse::<Subnet>().map_err(|_| invalid_subnet())?;
         let until = u64::try_from(until_secs).unwrap_or(0);
-        self.with(move |handle| handle.ban(subnet, until)).await
+        let exact = text.contains('/');
+        self.with(move |handle| handle.ban(subnet, until, exact)).await
     }
 
     async fn unban(&self, subnet: &str) -> Result<bool, RpcError> {

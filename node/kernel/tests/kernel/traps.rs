@@ -181,7 +181,7 @@ fn filters_come_from_cores_index() {
         std::thread::sleep(std::time::Duration::from_millis(10));
     };
     let rpc = node.rpc("getblockfilter", json!([hash]));
-    let hex: String = found.0.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex: String = found.filter.iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(rpc["filter"], hex);
     node.close();
 }
