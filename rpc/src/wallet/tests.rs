@@ -107,7 +107,7 @@ fn the_wallet_is_the_one_of_the_path_or_the_only_one() {
 fn bad_payments_are_refused_in_cores_words() {
     let other = "bcrt1qplmtzkc2xharppzdlnpaql78rshj68u33rah7r";
     for (name, params, code, text) in [
-        ("sendtoaddress", format!(r#"["nope",1]"#), -5, "Invalid Bitcoin address: nope"),
+        ("sendtoaddress", r#"["nope",1]"#.to_owned(), -5, "Invalid Bitcoin address: nope"),
         ("sendtoaddress", format!(r#"["{OURS}","x"]"#), -3, "Invalid amount"),
         ("sendtoaddress", format!(r#"["{OURS}",-1]"#), -3, "Amount out of range"),
         ("sendtoaddress", format!(r#"["{OURS}",1,"","",false,true,2,"unset",null,1]"#), -8, FEE_AND_TARGET),

@@ -1,5 +1,7 @@
 //! A set of wallets with the records a test gives them: it signs nothing and notes what it was asked.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
