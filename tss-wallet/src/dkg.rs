@@ -369,8 +369,9 @@ impl Dkg {
                 self.broadcasts.insert((round, self.me), broadcast);
             }
         }
-        for (to, body) in messages.private {
+        for (to, mut body) in messages.private {
             out.push(Outgoing { to: Recipient::One(to), body: frame(round, Kind::Private, &body) });
+            zeroize::Zeroize::zeroize(&mut body);
         }
         out
     }

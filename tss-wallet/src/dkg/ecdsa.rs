@@ -237,6 +237,9 @@ impl Revealed {
         }
         let (mut zero, mut mul) = (Vec::new(), Vec::new());
         for (from, message) in private {
+            if message.mul.dlog_proof.point == AffinePoint::IDENTITY {
+                return Err(DkgError::Malformed { culprit: from });
+            }
             for parties in [&message.zero.parties, &message.mul.parties] {
                 if parties.sender.as_u8() != from.get() || parties.receiver != data.party_index {
                     return Err(DkgError::Malformed { culprit: from });

@@ -64,10 +64,11 @@ impl KeyShare {
             && ecdsa.parameters.threshold == public.roster.threshold()
             && ecdsa.parameters.share_count == public.roster.count()
             && Some(ProjectivePoint::from(ecdsa.pk)) == point(&public.ecdsa.public_key);
-        let secret = scalar_from_bytes(&schnorr.signing_share().serialize()).ok_or(ShareError::Malformed)?;
+        let bytes = Zeroizing::new(schnorr.signing_share().serialize());
+        let secret = Zeroizing::new(scalar_from_bytes(&bytes).ok_or(ShareError::Malformed)?);
         let group = schnorr.verifying_key().serialize().map_err(|_| ShareError::Malformed)?;
         let fits = fits
-            && ProjectivePoint::GENERATOR * secret == expected(Scheme::Schnorr)?
+            && ProjectivePoint::GENERATOR * *secret == expected(Scheme::Schnorr)?
             && *schnorr.min_signers() == u16::from(public.roster.threshold())
             && frost_identifier(me) == Some(*schnorr.identifier())
             && group == public.schnorr.public_key.serialize();

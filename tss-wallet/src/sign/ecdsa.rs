@@ -217,7 +217,8 @@ fn derive(party: &DklsParty, task: &Task) -> Result<DerivData<Secp256k1>, SignEr
 }
 
 fn refuse_identity(message: &TransmitPhase2to3<Secp256k1>) -> Result<(), SignError> {
-    let identity = [message.instance_point, message.public_share].contains(&AffinePoint::IDENTITY);
+    let points = [message.instance_point, message.public_share, message.gamma_u, message.gamma_v];
+    let identity = points.contains(&AffinePoint::IDENTITY);
     match ours(message.parties.sender) {
         Some(culprit) if identity => Err(SignError::Malformed { culprit }),
         _ => Ok(()),

@@ -10,7 +10,8 @@ use frost_secp256k1_tr as frost;
 use frost_secp256k1_tr::keys::{KeyPackage, PublicKeyPackage, SigningShare, VerifyingShare};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
-use secp256k1::{PublicKey, SECP256K1, Scalar};
+use secp256k1::{PublicKey, SECP256K1, Scalar, SecretKey};
+use zeroize::Zeroizing;
 
 use super::{Batch, PerPeer, SignError, Signature, Step, Task};
 use crate::ids::{PartyIndex, tagged_hash};
@@ -168,10 +169,13 @@ fn identifier(party: PartyIndex) -> Result<frost::Identifier, SignError> {
 fn child(share: &KeyShare, peers: &BTreeSet<PartyIndex>, task: Task) -> Result<Item, SignError> {
     let unusable = || own("a child key cannot be made");
     let tweak = Scalar::from(task.child.tweak);
-    let secret = secp256k1::SecretKey::from_slice(&share.frost().signing_share().serialize())
-        .and_then(|secret| secret.add_tweak(&tweak))
-        .map_err(|_| unusable())?;
-    let signing_share = SigningShare::deserialize(&secret.secret_bytes()).map_err(|_| unusable())?;
+    let parent = Zeroizing::new(share.frost().signing_share().serialize());
+    let mut parent = SecretKey::from_slice(&parent).map_err(|_| unusable())?;
+    let mut secret = parent.add_tweak(&tweak).map_err(|_| unusable())?;
+    let bytes = Zeroizing::new(secret.secret_bytes());
+    parent.non_secure_erase();
+    secret.non_secure_erase();
+    let signing_share = SigningShare::deserialize(bytes.as_slice()).map_err(|_| unusable())?;
     let group = frost::VerifyingKey::deserialize(&task.child.public_key.serialize()).map_err(|_| unusable())?;
     let mut verifying = BTreeMap::new();
     for &party in peers.iter().chain([&share.me()]) {
