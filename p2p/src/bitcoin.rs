@@ -7,7 +7,7 @@
 //!
 //! Map: [`chain`] what the node must provide, [`config`] options, [`handle`] what callers hold, `owner` the
 //! one thread that owns all state, `peer` one peer's state, `downloads`, `requests` and `orphans` bookkeeping without I/O,
-//! `message` and `wire` the formats, `socket` the only tasks that do I/O, `addresses`, `bans` and `evict` what is
+//! `message`, `wire` and `transport` the formats, `socket` the only tasks that do I/O, `addresses`, `bans` and `evict` what is
 //! remembered about hosts and who makes room.
 //!
 //! The owner is a plain thread because the chain's calls block; sockets are tokio tasks. Nothing here calls
@@ -30,6 +30,7 @@ pub mod permissions;
 mod requests;
 mod rolling;
 mod socket;
+mod transport;
 mod wire;
 
 use std::net::SocketAddr;
@@ -51,15 +52,9 @@ use owner::{Owner, Wiring};
 /// Connections that may wait to be accepted.
 const LISTEN_BACKLOG: i32 = 4_096;
 
-/// The running network. Dropping it stops it without waiting; [`Network::shutdown`] waits.
-#[derive(Debug)]
-pub struct Network {
-    handle: Handle,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-/// Opens the listening sockets and starts the owner. Sockets run on the tokio runtime of the caller.
-pub async fn start(config: Config, chain: Arc<dyn Chain>) -> Result<Network, StartError> {
+/// Opens the listening sockets and starts the owner, which runs until [`Handle::shutdown`]. Call it inside a tokio
+/// runtime's context: sockets run there.
+pub fn start(config: Config, chain: Arc<dyn Chain>) -> Result<Handle, StartError> {
     let mut listeners = Vec::new();
     let mut listening = Vec::new();
     for bind in &config.binds {
@@ -72,13 +67,14 @@ pub async fn start(config: Config, chain: Arc<dyn Chain>) -> Result<Network, Sta
     }
     let listening = Arc::new(listening);
     let inbox = Arc::new(Inbox::default());
-    let handle = Handle { inbox: Arc::clone(&inbox), listening: Arc::clone(&listening) };
+    let handle = Handle { inbox: Arc::clone(&inbox), listening: Arc::clone(&listening), thread: Arc::default() };
     let wiring = Wiring { inbox, runtime: tokio::runtime::Handle::current(), listeners, listening };
     let thread = std::thread::Builder::new()
         .name("b-msghand".to_owned())
         .spawn(move || Owner::new(config, chain, wiring).run())
         .map_err(StartError::Thread)?;
-    Ok(Network { handle, thread: Some(thread) })
+    handle.owns(thread);
+    Ok(handle)
 }
 
 fn open(address: SocketAddr) -> std::io::Result<TcpListener> {
@@ -100,28 +96,5 @@ fn bind_reason(error: &std::io::Error) -> String {
         "Bitcoin Core is probably already running.".to_owned()
     } else {
         format!("(bind returned error {error})")
-    }
-}
-
-impl Network {
-    /// A handle to give away.
-    pub fn handle(&self) -> Handle {
-        self.handle.clone()
-    }
-
-    /// Disconnects all and waits for the owner. Blocks: call it from a blocking thread.
-    pub fn shutdown(mut self) {
-        self.handle.inbox.stop();
-        if let Some(thread) = self.thread.take() {
-            if thread.join().is_err() {
-                tracing::error!("the network thread panicked");
-            }
-        }
-    }
-}
-
-impl Drop for Network {
-    fn drop(&mut self) {
-        self.handle.inbox.stop();
     }
 }

@@ -19,7 +19,7 @@ use bitcoin::p2p::message_blockdata::{GetHeadersMessage, Inventory};
 use bitcoin::p2p::message_bloom::FilterAdd;
 use bitcoin::{BlockHash, Txid};
 use client::Client;
-use keyless_p2p::bitcoin::{self as net, Bind, Chain, Config, Handle, Network, Permissions, TxRef, Whom};
+use keyless_p2p::bitcoin::{self as net, Bind, Chain, Config, Handle, Permissions, TxRef, Whom};
 use tokio::runtime::Runtime;
 use twin::{Twin, next_block, spend};
 
@@ -27,7 +27,6 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 struct Node {
     chain: Arc<Twin>,
-    network: Option<Network>,
     handle: Handle,
     runtime: Runtime,
 }
@@ -43,10 +42,12 @@ impl Node {
         change(&mut config);
         let chain = Twin::new();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let network = runtime.block_on(net::start(config, Arc::clone(&chain) as Arc<dyn Chain>)).unwrap();
-        let handle = network.handle();
+        let handle = {
+            let _context = runtime.enter();
+            net::start(config, Arc::clone(&chain) as Arc<dyn Chain>).unwrap()
+        };
         chain.tell(handle.clone());
-        Self { chain, network: Some(network), handle, runtime }
+        Self { chain, handle, runtime }
     }
 
     fn address(&self) -> SocketAddr {
@@ -54,8 +55,12 @@ impl Node {
     }
 
     fn calls(&self, other: &Node) {
+        self.calls_by(other, false);
+    }
+
+    fn calls_by(&self, other: &Node, v2: bool) {
         let before = other.handle.peers().len();
-        self.handle.onetry(&other.address().to_string(), false);
+        self.handle.onetry(&other.address().to_string(), v2);
         until("the connection stands", || {
             other.handle.peers().len() > before
                 && self.handle.peers().iter().all(|p| p.bytes_recv_per_msg.contains_key("pong"))
@@ -70,9 +75,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        if let Some(network) = self.network.take() {
-            network.shutdown();
-        }
+        self.handle.shutdown();
         // Socket tasks end with their owner; what is left is cut here.
         let runtime =
             std::mem::replace(&mut self.runtime, tokio::runtime::Builder::new_current_thread().build().unwrap());
@@ -121,6 +124,24 @@ fn peers_report_what_core_reports() {
     assert!(one.handle.totals().bytes_recv > 0);
     one.handle.ping_all();
     until("the ping was answered", || one.handle.peers()[0].bytes_recv_per_msg["pong"] == 64);
+}
+
+#[test]
+fn the_encrypted_transport_carries_the_same_and_falls_back() {
+    let (one, two) = (Node::start(), Node::start());
+    let tip = one.chain.mine(600);
+    two.calls_by(&one, true);
+    until("synced", || two.has(tip));
+    let (caller, called) = (two.handle.peers().remove(0), one.handle.peers().remove(0));
+    assert_eq!((caller.transport, called.transport), ("v2", "v2"));
+    assert!(caller.session_id.len() == 64 && caller.session_id == called.session_id);
+    assert_eq!(caller.bytes_recv_per_msg["pong"], 29);
+
+    let old = Node::with(|c| c.v2_transport = false);
+    two.handle.onetry(&old.address().to_string(), true);
+    until("it went back to v1", || {
+        old.handle.peers().first().is_some_and(|p| p.bytes_recv_per_msg.contains_key("pong") && p.transport == "v1")
+    });
 }
 
 #[test]

@@ -121,6 +121,11 @@ impl Addresses {
         }
     }
 
+    /// Offered the encrypted transport when last heard of.
+    pub(crate) fn speaks_v2(&self, address: &SocketAddr) -> bool {
+        self.entries.get(address).is_some_and(|entry| entry.services.has(ServiceFlags::P2P_V2))
+    }
+
     /// It answered with a handshake.
     pub(crate) fn good(&mut self, address: SocketAddr, now: Duration) -> bool {
         let Some(entry) = self.entries.get_mut(&address) else { return false };

@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bitcoin::p2p::ServiceFlags;
@@ -236,9 +237,24 @@ pub enum StartError {
 pub struct Handle {
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) listening: Arc<Vec<SocketAddr>>,
+    /// The owner's, until it was joined.
+    pub(crate) thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
 impl Handle {
+    pub(crate) fn owns(&self, thread: JoinHandle<()>) {
+        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+    }
+
+    /// Disconnects all and waits for the owner. Blocks; the second call does nothing.
+    pub fn shutdown(&self) {
+        self.inbox.stop();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the network thread panicked");
+        }
+    }
+
     fn ask<T>(&self, make: impl FnOnce(Reply<T>) -> Command) -> Option<T> {
         let (reply, answer) = sync_channel(1);
         self.inbox.command(make(reply)).then(|| answer.recv_timeout(ANSWER_DEADLINE).ok()).flatten()

@@ -38,8 +38,9 @@ use super::downloads::Downloads;
 use super::handle::PeerId;
 use super::inbox::Inbox;
 use super::message::MessageError;
-use super::peer::Peer;
-use super::socket::{Closed, SocketEvent};
+use super::peer::{Peer, Transport};
+use super::socket::SocketEvent;
+use super::transport::{Opening, TransportError};
 use super::wire::Frame;
 use connections::Dials;
 use transactions::Relay;
@@ -252,15 +253,36 @@ impl Owner {
                 owner.work_off(peer)?;
                 owner.service(peer)
             }),
-            SocketEvent::Closed { id, reason } => self.with_peer(id, |_, peer| {
-                Err(gone(match reason {
-                    Closed::ByPeer => format!("socket closed, {}", peer.disconnecting()),
-                    Closed::Wire(error) => format!("{error}, peer={id}"),
-                    Closed::Io(error) => {
-                        format!("socket recv error, {}: {error}", peer.disconnecting())
-                    }
-                }))
-            }),
+            SocketEvent::Opened { id, session } => {
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.transport = if session.is_some() { Transport::V2 } else { Transport::V1 };
+                    peer.session = session.map(|id| super::wire::hex(&id)).unwrap_or_default();
+                }
+            }
+            SocketEvent::Closed { id, reason } => self.closed(id, &reason),
+        }
+    }
+
+    /// A socket ended. Who hung up on an encrypted greeting is called again in the old way.
+    fn closed(&mut self, id: PeerId, reason: &TransportError) {
+        let mut again = None;
+        self.with_peer(id, |owner, peer| {
+            peer.look_at_counters(owner.chain.now());
+            let deaf = peer.transport == Transport::Detecting && peer.received_seen == 0;
+            if peer.opening == Opening::Initiate && deaf && peer.sent_seen > 0 {
+                tracing::debug!(target: "net", "retrying with v1 transport protocol for peer={id}");
+                again = Some((peer.name.clone(), peer.kind));
+            }
+            Err(gone(match reason {
+                TransportError::ByPeer => format!("socket closed, {}", peer.disconnecting()),
+                TransportError::Io(error) => {
+                    format!("socket recv error, {}: {error}", peer.disconnecting())
+                }
+                error => format!("{error}, peer={id}"),
+            }))
+        });
+        if let Some((node, kind)) = again {
+            self.start_dial(&node, kind, false);
         }
     }
 

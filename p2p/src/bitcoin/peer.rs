@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -19,7 +18,8 @@ use super::message::Gossip;
 use super::permissions::Permissions;
 use super::rolling::RollingSet;
 use super::socket::{Link, Outgoing};
-use super::wire::{Frame, HEADER_BYTES};
+use super::transport::{self, Opening};
+use super::wire::Frame;
 
 /// Announcements remembered for each peer (Core's filter holds as many).
 const KNOWN_TXS: usize = 50_000;
@@ -124,6 +124,25 @@ pub(crate) struct ChainSync {
     pub(crate) protect: bool,
 }
 
+/// The format below the messages, as far as it is settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Detecting,
+    V1,
+    V2,
+}
+
+impl Transport {
+    /// Core's `TransportTypeAsString`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Detecting => "detecting",
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+        }
+    }
+}
+
 /// A sync of headers with too little work so far.
 pub(crate) struct LowWork {
     pub(crate) sync: Box<dyn LowWorkSync>,
@@ -158,6 +177,10 @@ pub(crate) struct Peer {
     pub(crate) connected: Duration,
     pub(crate) link: Link,
     pub(crate) log_address: bool,
+    pub(crate) opening: Opening,
+    pub(crate) transport: Transport,
+    /// Hex of v2's session id.
+    pub(crate) session: String,
 
     // Handshake.
     pub(crate) nonce: u64,
@@ -232,6 +255,7 @@ pub(crate) struct NewPeer {
     pub(crate) permissions: Permissions,
     pub(crate) nonce: u64,
     pub(crate) log_address: bool,
+    pub(crate) opening: Opening,
 }
 
 impl Peer {
@@ -247,6 +271,9 @@ impl Peer {
             connected: now,
             link,
             log_address: new.log_address,
+            opening: new.opening,
+            transport: if new.opening == Opening::V1 { Transport::V1 } else { Transport::Detecting },
+            session: String::new(),
             nonce: new.nonce,
             version: 0,
             common_version: 0,
@@ -361,9 +388,10 @@ impl Peer {
     /// Queues a message.
     pub(crate) fn send(&mut self, command: &str, payload: Vec<u8>) {
         tracing::debug!(target: "net", "sending {command} ({} bytes) peer={}", payload.len(), self.id);
-        let bytes = (payload.len() + HEADER_BYTES) as u64;
+        let v2 = self.transport != Transport::V1;
+        let bytes = transport::wire_bytes(v2, command, payload.len()) as u64;
         count(&mut self.sent_by_type, command, bytes);
-        let message = Outgoing { command: command.to_owned(), payload: Arc::new(payload) };
+        let message = Outgoing { command: command.to_owned(), payload };
         if !self.link.send(message) {
             self.overflowed = true;
         }

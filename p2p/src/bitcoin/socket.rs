@@ -3,25 +3,23 @@
 //! They hold no protocol state. Readers hand frames to the owner over one bounded queue and stop reading while
 //! the owner has not processed what they brought (permits count KiB). Writers take from a bounded queue.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bitcoin::p2p::Magic;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::AsyncWriteExt;
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::handle::PeerId;
-use super::wire::{self, Frame, FrameError, FrameHeader, HEADER_BYTES, MAX_PAYLOAD};
+use super::transport::{self, Input, Opened, Opening, Seal, TransportError, Unseal};
+use super::wire::{Frame, FrameError, HEADER_BYTES, MAX_PAYLOAD};
 
 /// Messages waiting to be written to one peer; one more disconnects it.
 pub(crate) const MAX_OUTGOING: usize = 8_192;
-/// Payload is read in steps of this size, so that a header alone claims little memory.
-const READ_STEP_BYTES: usize = 256 * 1_024;
 /// What was queued before a disconnect has this long to leave.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(1);
 /// Addresses taken from one name.
@@ -54,22 +52,19 @@ pub(crate) enum SocketEvent {
     Drained {
         id: PeerId,
     },
+    /// The transport is settled; v2 has a session id.
+    Opened {
+        id: PeerId,
+        session: Option<[u8; 32]>,
+    },
     Closed {
         id: PeerId,
-        reason: Closed,
+        reason: TransportError,
     },
     Resolved {
         name: String,
         addresses: Vec<SocketAddr>,
     },
-}
-
-/// Why a socket ended by itself.
-#[derive(Debug)]
-pub(crate) enum Closed {
-    ByPeer,
-    Wire(wire::WireError),
-    Io(io::Error),
 }
 
 /// Live byte counts of one connection.
@@ -85,7 +80,14 @@ pub(crate) struct Counters {
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     pub(crate) command: String,
-    pub(crate) payload: Arc<Vec<u8>>,
+    pub(crate) payload: Vec<u8>,
+}
+
+impl Outgoing {
+    /// What it counts for in the send buffer.
+    fn counted(&self) -> usize {
+        self.payload.len() + HEADER_BYTES
+    }
 }
 
 /// The owner's end of a connection. Dropping it flushes shortly and closes the socket.
@@ -100,7 +102,7 @@ pub(crate) struct Link {
 impl Link {
     /// False if the peer reads so slowly that the queue is full.
     pub(crate) fn send(&self, message: Outgoing) -> bool {
-        let bytes = message.payload.len() + HEADER_BYTES;
+        let bytes = message.counted();
         let Some(queue) = &self.outgoing else { return false };
         self.counters.queued.fetch_add(bytes, Ordering::AcqRel);
         queue.try_send(message).is_ok()
@@ -123,8 +125,17 @@ impl Drop for Link {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SocketConfig {
     pub(crate) magic: Magic,
+    pub(crate) opening: Opening,
     pub(crate) max_receive_bytes: usize,
     pub(crate) max_send_bytes: usize,
+}
+
+/// What every task of a connection has.
+struct Connection {
+    id: PeerId,
+    config: SocketConfig,
+    events: mpsc::Sender<SocketEvent>,
+    counters: Arc<Counters>,
 }
 
 /// Starts the tasks of a connection.
@@ -144,29 +155,37 @@ pub(crate) fn open(
         counters: Arc::clone(&counters),
         limit: config.max_send_bytes,
     };
-    runtime.spawn(run(stream, id, config, events, queue, closing, counters));
+    runtime.spawn(run(stream, Connection { id, config, events, counters }, queue, closing));
     link
 }
 
-async fn run(
-    stream: TcpStream,
-    id: PeerId,
-    config: SocketConfig,
-    events: mpsc::Sender<SocketEvent>,
-    queue: mpsc::Receiver<Outgoing>,
-    closing: Arc<Notify>,
-    counters: Arc<Counters>,
-) {
+async fn run(stream: TcpStream, connection: Connection, queue: mpsc::Receiver<Outgoing>, closing: Arc<Notify>) {
     // Without it small messages wait for acknowledgements; a socket that refuses works all the same.
     let _ = stream.set_nodelay(true);
-    let (input, output) = stream.into_split();
-    let mut reader = Box::pin(read_loop(input, id, config, events.clone(), Arc::clone(&counters)));
-    let mut writer = Box::pin(write_loop(output, id, config, queue, events.clone(), counters));
+    let (input, mut output) = stream.into_split();
+    let mut input = Input::new(input, Arc::clone(&connection.counters));
+    let Connection { id, config, ref events, .. } = connection;
+    let opened = tokio::select! {
+        opened = transport::open(config.opening, config.magic, &mut input, &mut output) => opened,
+        () = closing.notified() => return,
+    };
+    let Opened { unseal, seal, session } = match opened {
+        Ok(opened) => opened,
+        Err(reason) => {
+            let _ = events.send(SocketEvent::Closed { id, reason }).await;
+            return;
+        }
+    };
+    if events.send(SocketEvent::Opened { id, session }).await.is_err() {
+        return;
+    }
+    let mut reader = Box::pin(read_loop(input, unseal, &connection));
+    let mut writer = Box::pin(write_loop(output, seal, queue, &connection));
     let reason = tokio::select! {
         reason = &mut reader => reason,
         result = &mut writer => match result {
             Ok(()) => return,
-            Err(error) => Closed::Io(error),
+            Err(error) => error,
         },
         () = closing.notified() => {
             let _ = tokio::time::timeout(FLUSH_DEADLINE, writer).await;
@@ -176,88 +195,55 @@ async fn run(
     let _ = events.send(SocketEvent::Closed { id, reason }).await;
 }
 
-async fn read_exact(input: &mut OwnedReadHalf, into: &mut [u8], counters: &Counters) -> Result<(), Closed> {
-    let mut filled = 0;
-    while let Some(rest) = into.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        let read = input.read(rest).await.map_err(Closed::Io)?;
-        if read == 0 {
-            return Err(Closed::ByPeer);
-        }
-        counters.received.fetch_add(read as u64, Ordering::Relaxed);
-        filled += read;
-    }
-    Ok(())
-}
-
-async fn read_loop(
-    mut input: OwnedReadHalf,
-    id: PeerId,
-    config: SocketConfig,
-    events: mpsc::Sender<SocketEvent>,
-    counters: Arc<Counters>,
-) -> Closed {
-    let kib = (config.max_receive_bytes.max(MAX_PAYLOAD) / 1_024).saturating_add(2);
-    let room = Arc::new(Semaphore::new(kib.min(Semaphore::MAX_PERMITS)));
+async fn read_loop(mut input: Input, mut unseal: Unseal, connection: &Connection) -> TransportError {
+    let most = connection.config.max_receive_bytes.max(MAX_PAYLOAD);
+    let kib = (most / 1_024).saturating_add(2).min(Semaphore::MAX_PERMITS);
+    let room = Arc::new(Semaphore::new(kib));
     loop {
-        if let Err(reason) = read_frame(&mut input, id, config, &events, &counters, &room).await {
+        if let Err(reason) = read_message(&mut input, &mut unseal, connection, &room).await {
             return reason;
         }
     }
 }
 
-async fn read_frame(
-    input: &mut OwnedReadHalf,
-    id: PeerId,
-    config: SocketConfig,
-    events: &mpsc::Sender<SocketEvent>,
-    counters: &Counters,
+async fn read_message(
+    input: &mut Input,
+    unseal: &mut Unseal,
+    connection: &Connection,
     room: &Arc<Semaphore>,
-) -> Result<(), Closed> {
-    let mut header = [0; HEADER_BYTES];
-    read_exact(input, &mut header, counters).await?;
-    let header = FrameHeader::parse(config.magic, &header).map_err(Closed::Wire)?;
-    let permits = u32::try_from(header.length / 1_024 + 1).unwrap_or(u32::MAX);
-    let permit = Arc::clone(room).acquire_many_owned(permits).await.map_err(|_| Closed::ByPeer)?;
-    let mut payload = Vec::new();
-    while payload.len() < header.length {
-        let start = payload.len();
-        payload.resize(header.length.min(start + READ_STEP_BYTES), 0);
-        read_exact(input, payload.get_mut(start..).unwrap_or_default(), counters).await?;
-    }
-    let wire_bytes = payload.len() + HEADER_BYTES;
-    let event = match header.finish(payload) {
-        Ok(frame) => SocketEvent::Frame { id, frame, permit },
-        Err(error) => SocketEvent::Dropped { id, error, wire_bytes },
+) -> Result<(), TransportError> {
+    let id = connection.id;
+    let next = unseal.next(input).await?;
+    let permits = u32::try_from(next.bytes() / 1_024 + 1).unwrap_or(u32::MAX);
+    let permit = Arc::clone(room).acquire_many_owned(permits).await.map_err(|_| TransportError::ByPeer)?;
+    let event = match unseal.message(next, input).await? {
+        None => return Ok(()),
+        Some(Ok(frame)) => SocketEvent::Frame { id, frame, permit },
+        Some(Err((error, wire_bytes))) => SocketEvent::Dropped { id, error, wire_bytes },
     };
-    events.send(event).await.map_err(|_| Closed::ByPeer)
+    connection.events.send(event).await.map_err(|_| TransportError::ByPeer)
 }
 
 async fn write_loop(
     mut output: OwnedWriteHalf,
-    id: PeerId,
-    config: SocketConfig,
+    mut seal: Seal,
     mut queue: mpsc::Receiver<Outgoing>,
-    events: mpsc::Sender<SocketEvent>,
-    counters: Arc<Counters>,
-) -> io::Result<()> {
+    connection: &Connection,
+) -> Result<(), TransportError> {
+    let limit = connection.config.max_send_bytes;
     while let Some(message) = queue.recv().await {
-        let bytes = wire::encode(config.magic, &message.command, &message.payload);
-        let mut rest = bytes.as_slice();
-        while !rest.is_empty() {
-            let written = output.write(rest).await?;
-            if written == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-            counters.sent.fetch_add(written as u64, Ordering::Relaxed);
-            rest = rest.get(written..).unwrap_or_default();
-        }
-        let before = counters.queued.fetch_sub(bytes.len(), Ordering::AcqRel);
-        let crossed = before > config.max_send_bytes && before.saturating_sub(bytes.len()) <= config.max_send_bytes;
-        if crossed && events.send(SocketEvent::Drained { id }).await.is_err() {
+        let bytes = seal.message(&message.command, &message.payload);
+        transport::write_all(&mut output, &bytes, &connection.counters).await?;
+        let counted = message.counted();
+        let before = connection.counters.queued.fetch_sub(counted, Ordering::AcqRel);
+        let crossed = before > limit && before.saturating_sub(counted) <= limit;
+        let drained = SocketEvent::Drained { id: connection.id };
+        if crossed && connection.events.send(drained).await.is_err() {
             break;
         }
     }
-    output.shutdown().await
+    output.shutdown().await?;
+    Ok(())
 }
 
 /// Accepts until the owner is gone.

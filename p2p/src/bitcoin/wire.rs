@@ -45,6 +45,8 @@ pub(crate) enum FrameError {
     Checksum { command: String, bytes: usize, expected: String, got: String },
     #[error("Header error: Invalid message type ({command}, {bytes} bytes)")]
     Type { command: String, bytes: usize },
+    #[error("V2 transport error: invalid message type ({bytes} bytes contents)")]
+    Contents { bytes: usize },
 }
 
 /// Core's `SanitizeString` with its default alphabet.
@@ -56,7 +58,7 @@ pub(crate) fn sanitize(text: &[u8]) -> String {
         .collect()
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -100,24 +102,33 @@ impl FrameHeader {
                 got: hex(&self.checksum),
             });
         }
-        let (name, padding) = self.command.split_at(self.end());
-        if name.iter().any(|byte| !(b' '..=b'~').contains(byte)) || padding.iter().any(|byte| *byte != 0) {
+        let Some(command) = command_name(&self.command) else {
             return Err(FrameError::Type { command: self.printable(), bytes: payload.len() });
-        }
-        let command = String::from_utf8_lossy(name).into_owned();
+        };
         Ok(Frame { command, wire_bytes: HEADER_BYTES + payload.len(), payload })
     }
+}
+
+/// The name in a padded field: printable, then zeroes alone.
+pub(crate) fn command_name(field: &[u8]) -> Option<String> {
+    let end = field.iter().position(|byte| *byte == 0).unwrap_or(field.len());
+    let (name, padding) = field.split_at_checked(end)?;
+    let clean = name.iter().all(|byte| (b' '..=b'~').contains(byte)) && padding.iter().all(|byte| *byte == 0);
+    clean.then(|| String::from_utf8_lossy(name).into_owned())
+}
+
+/// A name as a padded field; beyond 12 bytes it is cut.
+pub(crate) fn padded(command: &str) -> [u8; TYPE_BYTES] {
+    let mut field = [0; TYPE_BYTES];
+    field.iter_mut().zip(command.bytes()).for_each(|(slot, byte)| *slot = byte);
+    field
 }
 
 /// Header and payload of an outgoing message. `command` beyond 12 bytes is cut.
 pub(crate) fn encode(magic: Magic, command: &str, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES + payload.len());
     bytes.extend_from_slice(&magic.to_bytes());
-    let mut name = [0; TYPE_BYTES];
-    for (slot, byte) in name.iter_mut().zip(command.bytes()) {
-        *slot = byte;
-    }
-    bytes.extend_from_slice(&name);
+    bytes.extend_from_slice(&padded(command));
     let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
     bytes.extend_from_slice(&length.to_le_bytes());
     bytes.extend_from_slice(&checksum(payload));

@@ -21,8 +21,8 @@ impl Owner {
             Command::AddNode { node, v2, reply } => answer(&reply, self.add_node(&node, v2)),
             Command::RemoveNode { node, reply } => answer(&reply, self.remove_node(&node)),
             Command::AddedNodes(reply) => answer(&reply, self.added_nodes()),
-            Command::Connect { node, kind, v2: _, reply } => {
-                answer(&reply, self.start_dial(&node, kind));
+            Command::Connect { node, kind, v2, reply } => {
+                answer(&reply, self.start_dial(&node, kind, v2));
             }
             Command::Disconnect { whom, reply } => answer(&reply, self.disconnect(&whom)),
             Command::PingAll => self.peers.values_mut().for_each(|peer| peer.ping.queued = true),

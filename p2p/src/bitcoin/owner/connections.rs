@@ -17,6 +17,7 @@ use crate::bitcoin::message::Gossip;
 use crate::bitcoin::peer::{NewPeer, Peer};
 use crate::bitcoin::permissions::Permissions;
 use crate::bitcoin::socket::{self, SocketConfig};
+use crate::bitcoin::transport::Opening;
 
 pub(super) const MAX_OUTBOUND_FULL: usize = 8;
 pub(super) const MAX_BLOCK_RELAY: usize = 2;
@@ -55,6 +56,17 @@ struct Kept {
 struct Pending {
     node: String,
     kind: ConnectionType,
+    v2: bool,
+}
+
+/// What is known of a connection before anything was said on it.
+struct Call {
+    name: String,
+    remote: SocketAddr,
+    kind: ConnectionType,
+    permissions: Permissions,
+    onion: bool,
+    opening: Opening,
 }
 
 /// Who is being called, and who is to be called.
@@ -131,7 +143,10 @@ impl Owner {
             );
             return;
         }
-        self.connect_stream(stream, remote.to_string(), remote, ConnectionType::Inbound, permissions, onion);
+        let opening = if self.config.v2_transport { Opening::Respond } else { Opening::V1 };
+        let kind = ConnectionType::Inbound;
+        let name = remote.to_string();
+        self.connect_stream(stream, Call { name, remote, kind, permissions, onion, opening });
         tracing::debug!(target: "net", "connection from {remote} accepted");
     }
 
@@ -140,34 +155,28 @@ impl Owner {
         self.config.max_connections.saturating_sub(automatic.min(self.config.max_connections))
     }
 
-    fn connect_stream(
-        &mut self,
-        stream: TcpStream,
-        name: String,
-        remote: SocketAddr,
-        kind: ConnectionType,
-        permissions: Permissions,
-        onion: bool,
-    ) {
+    fn connect_stream(&mut self, stream: TcpStream, call: Call) {
         let id = self.next_id;
         self.next_id += 1;
         let bound = stream.local_addr().ok().map(|local| SocketAddr::new(local.ip().to_canonical(), local.port()));
         let config = SocketConfig {
             magic: self.config.magic,
+            opening: call.opening,
             max_receive_bytes: self.config.max_receive_bytes,
             max_send_bytes: self.config.max_send_bytes,
         };
         let link = socket::open(&self.runtime, stream, id, config, self.events_in.clone());
         let new = NewPeer {
             id,
-            name,
-            address: remote,
+            name: call.name,
+            address: call.remote,
             bound,
-            onion,
-            kind,
-            permissions,
+            onion: call.onion,
+            kind: call.kind,
+            permissions: call.permissions,
             nonce: rand::random(),
             log_address: self.config.log_ips,
+            opening: call.opening,
         };
         let now = self.chain.now();
         let peer = Peer::new(new, link, now);
@@ -235,7 +244,7 @@ impl Owner {
     }
 
     /// `addconnection` and `onetry`: false if there is no room for the kind, or no network.
-    pub(super) fn start_dial(&mut self, node: &str, kind: ConnectionType) -> bool {
+    pub(super) fn start_dial(&mut self, node: &str, kind: ConnectionType, v2: bool) -> bool {
         let full = match kind {
             ConnectionType::Inbound => true,
             ConnectionType::OutboundFullRelay => self.count(kind) >= MAX_OUTBOUND_FULL,
@@ -250,11 +259,11 @@ impl Owner {
         }
         tracing::debug!(
             target: "net",
-            "trying v1 connection ({}) to {node}, lastseen=0.0hrs", kind.name()
+            "trying {} connection ({}) to {node}, lastseen=0.0hrs", if v2 { "v2" } else { "v1" }, kind.name()
         );
         let ticket = self.dials.next_ticket;
         self.dials.next_ticket += 1;
-        self.dials.pending.insert(ticket, Pending { node: node.to_owned(), kind });
+        self.dials.pending.insert(ticket, Pending { node: node.to_owned(), kind, v2 });
         self.runtime.spawn(socket::dial(
             ticket,
             node.to_owned(),
@@ -286,7 +295,9 @@ impl Owner {
         }
         let granted = self.config.whitelisted(remote.ip(), false);
         let permissions = self.config.resolve_implicit(granted);
-        self.connect_stream(stream, dial.node, remote, dial.kind, permissions, false);
+        let opening = if dial.v2 { Opening::Initiate } else { Opening::V1 };
+        let call = Call { name: dial.node, remote, kind: dial.kind, permissions, onion: false, opening };
+        self.connect_stream(stream, call);
     }
 
     pub(super) fn add_node(&mut self, node: &str, v2: bool) -> bool {
@@ -351,8 +362,8 @@ impl Owner {
                 due.push((kept.node.clone(), kept.v2));
             }
         }
-        for (node, _) in due {
-            self.start_dial(&node, ConnectionType::Manual);
+        for (node, v2) in due {
+            self.start_dial(&node, ConnectionType::Manual, v2);
         }
         if self.config.outbound == Outbound::Automatic && self.dials.next_search <= now {
             self.dials.next_search = now + SEARCH_INTERVAL;
@@ -380,7 +391,7 @@ impl Owner {
             ));
         }
         for node in self.config.seed_nodes.clone() {
-            self.start_dial(&node, ConnectionType::AddrFetch);
+            self.start_dial(&node, ConnectionType::AddrFetch, self.config.v2_transport);
         }
     }
 
@@ -424,7 +435,8 @@ impl Owner {
         };
         if let Some(address) = self.addresses.choose(seconds, fits) {
             self.addresses.attempt(address, seconds);
-            self.start_dial(&address.to_string(), kind);
+            let v2 = self.config.v2_transport && self.addresses.speaks_v2(&address);
+            self.start_dial(&address.to_string(), kind, v2);
         }
     }
 

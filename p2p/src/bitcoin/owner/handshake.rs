@@ -90,7 +90,7 @@ impl Owner {
 
     /// What we offer.
     pub(super) fn services(&self) -> ServiceFlags {
-        self.config.services
+        if self.config.v2_transport { self.config.services | ServiceFlags::P2P_V2 } else { self.config.services }
     }
 
     fn wants_services(&self, offered: ServiceFlags) -> ServiceFlags {
@@ -187,8 +187,9 @@ impl Owner {
             return;
         }
         let text = format!(
-            "New {} peer connected: transport: v1, version: {}, {}",
+            "New {} peer connected: transport: {}, version: {}, {}",
             peer.kind.name(),
+            peer.transport.name(),
             peer.version,
             peer.log()
         );

@@ -100,8 +100,8 @@ impl Owner {
             bytes_sent_per_msg: peer.sent_by_type.clone(),
             bytes_recv_per_msg: peer.received_by_type.clone(),
             connection_type: peer.kind,
-            transport: "v1",
-            session_id: String::new(),
+            transport: peer.transport.name(),
+            session_id: peer.session.clone(),
         }
     }
 

@@ -7,7 +7,7 @@ use rand::Rng;
 use super::{Owner, Step, gone};
 use crate::bitcoin::handle::ConnectionType;
 use crate::bitcoin::message::{BIP0031_VERSION, FEEFILTER_VERSION, Reader, SENDHEADERS_VERSION};
-use crate::bitcoin::peer::Peer;
+use crate::bitcoin::peer::{Peer, Transport};
 use crate::bitcoin::permissions::Permissions;
 
 const PING_INTERVAL: Duration = Duration::from_secs(120);
@@ -77,6 +77,8 @@ impl Owner {
             format!("socket sending timeout: {}s", now.saturating_sub(peer.last_sent).as_secs())
         } else if now > peer.last_received + TIMEOUT_INTERVAL {
             format!("socket receive timeout: {}s", now.saturating_sub(peer.last_received).as_secs())
+        } else if !peer.ready && peer.transport == Transport::Detecting {
+            "V2 handshake timeout".to_owned()
         } else if !peer.ready {
             "version handshake timeout".to_owned()
         } else {
