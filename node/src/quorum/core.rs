@@ -219,6 +219,11 @@ impl Core {
         locked(&self.pending).clone()
     }
 
+    /// A wallet whose making has not ended yet.
+    pub fn has_pending(&self) -> bool {
+        !locked(&self.pending).is_empty()
+    }
+
     pub(super) fn add_pending(&self, pending: Arc<Pending>) {
         locked(&self.pending).push(pending);
     }

@@ -113,12 +113,26 @@ impl WalletManager {
     /// a tokio runtime. Attach the answer to the kernel's notifications.
     pub fn start(
         self: &Arc<Self>,
-        carrier: Option<(cosigners::Network, cosigners::Events)>,
+        network: Option<(cosigners::Network, cosigners::Events)>,
+    ) -> std::result::Result<ChainFeed, StartError> {
+        let carrier = network.map(|(network, events)| {
+            let carrier: Arc<dyn Carrier> = Arc::new(network.clone());
+            // Set once: a manager is started once.
+            let _ = self.network.set(network);
+            (carrier, events)
+        });
+        self.start_over(carrier)
+    }
+
+    /// The same over any carrier.
+    pub fn start_over(
+        self: &Arc<Self>,
+        carrier: Option<(Arc<dyn Carrier>, cosigners::Events)>,
     ) -> std::result::Result<ChainFeed, StartError> {
         let directories = self.directories();
         self.remove_unfinished(&directories);
-        if let Some((network, events)) = carrier {
-            self.join_network(network, events, &directories);
+        if let Some((carrier, events)) = carrier {
+            self.join_network(carrier, events, &directories);
         }
         let names: BTreeSet<&String> = self.options.load.iter().collect();
         for name in names {
@@ -148,7 +162,7 @@ impl WalletManager {
 
     fn join_network(
         self: &Arc<Self>,
-        network: cosigners::Network,
+        carrier: Arc<dyn Carrier>,
         events: cosigners::Events,
         directories: &[String],
     ) {
@@ -165,14 +179,13 @@ impl WalletManager {
             },
             signing_timeout: self.options.signing_timeout,
         };
-        let core = Core::new(config, Arc::new(network.clone()), Arc::clone(&self.chain));
+        let core = Core::new(config, Arc::clone(&carrier), Arc::clone(&self.chain));
         let weak: std::sync::Weak<dyn Host> = Arc::downgrade(self) as _;
         core.set_host(weak);
         keygen::open_all(&core, directories);
         core.listen(events);
-        network.set_height(self.chain.tip().height);
+        carrier.set_height(self.chain.tip().height);
         // Set once: a manager is started once.
-        let _ = self.network.set(network);
         let _ = self.core.set(core);
     }
 

@@ -1,0 +1,8 @@
+//! Wallets and their quorums as a cluster in one process: the in-memory carrier, a chain in memory, and faults.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod chain;
+mod faults;
+mod node;
+mod wallets;
