@@ -28,7 +28,7 @@ impl Args {
             _ => Vec::new(),
         };
         if !method.allows_count(values.len()) {
-            return Err(RpcError::misc(help().trim_end_matches('\n')));
+            return Err(RpcError::misc(help()));
         }
         accept_text_for_ours(method, &mut values);
         check_types(method, &values)?;

@@ -72,7 +72,8 @@ pub trait Network: Send + Sync {
     async fn set_active(&self, active: bool) -> Result<bool, RpcError>;
 
     async fn banned(&self) -> Result<Vec<Ban>, RpcError>;
-    /// Bans an address or subnet (as [`Ban::address`]) until a Unix time, and disconnects it; false if it is banned.
+    /// Bans a subnet (as [`Ban::address`]) or a single address (no `/`) until a Unix time, and disconnects it; false if
+    /// the same subnet, or one around the address, is banned already.
     async fn ban(&self, subnet: &str, until_secs: i64) -> Result<bool, RpcError>;
     /// Ends a ban; false if there is none.
     async fn unban(&self, subnet: &str) -> Result<bool, RpcError>;

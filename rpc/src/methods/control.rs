@@ -105,7 +105,7 @@ async fn help(ctx: Ctx, args: Args) -> RpcResult {
         Some(method) => help_of(method, &*ctx.services.kernel),
         None => ctx.services.kernel.help(command).unwrap_or_else(|| format!("help: unknown command: {command}")),
     };
-    Ok(text.trim_end_matches('\n').into())
+    Ok(text.into())
 }
 
 /// Whether a row's help and argument names come from here.

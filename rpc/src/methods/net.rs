@@ -74,7 +74,7 @@ const NETWORKS: [&str; 5] = ["ipv4", "ipv6", "onion", "i2p", "cjdns"];
 /// The help text of a method, as an error: what Core answers to a word it does not know.
 fn usage_error(ctx: &Ctx, name: &str, number: i32) -> RpcError {
     let text = ctx.services.kernel.help(name).unwrap_or_else(|| name.to_owned());
-    RpcError::new(number, text.trim_end_matches('\n'))
+    RpcError::new(number, text)
 }
 
 async fn getconnectioncount(ctx: Ctx, _args: Args) -> RpcResult {

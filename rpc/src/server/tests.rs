@@ -255,8 +255,8 @@ async fn network_methods_speak_cores_texts() {
     let running = start().await;
     for (request, code, text) in [
         (r#"{"method":"addnode","params":["a","add"]}"#, -23, "Error: Node already added"),
-        (r#"{"method":"addnode","params":["a","what"]}"#, -1, "addnode usage"),
-        (r#"{"method":"addnode","params":["a"]}"#, -1, "addnode usage"),
+        (r#"{"method":"addnode","params":["a","what"]}"#, -1, "addnode usage\n"),
+        (r#"{"method":"addnode","params":["a"]}"#, -1, "addnode usage\n"),
         (r#"{"method":"disconnectnode","params":["x"]}"#, -29, "Node not found in connected nodes"),
         (
             r#"{"method":"disconnectnode","params":["x",1]}"#,

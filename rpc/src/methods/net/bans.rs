@@ -6,7 +6,7 @@ use crate::backend::Ctx;
 use crate::code;
 use crate::error::RpcError;
 use crate::json::Value;
-use crate::subnet::Subnet;
+use crate::subnet::{Subnet, parse_address};
 use crate::table::RpcResult;
 
 pub async fn setban(ctx: Ctx, args: Args) -> RpcResult {
@@ -14,9 +14,15 @@ pub async fn setban(ctx: Ctx, args: Args) -> RpcResult {
     if !matches!(command, "add" | "remove") {
         return Err(usage_error(&ctx, "setban", code::RPC_MISC_ERROR));
     }
-    let subnet = Subnet::parse(args.str(0)?)
-        .ok_or_else(|| RpcError::new(code::RPC_CLIENT_INVALID_IP_OR_SUBNET, "Error: Invalid IP/Subnet"))?;
-    let subnet = subnet.to_string();
+    let given = args.str(0)?;
+    let invalid = || RpcError::new(code::RPC_CLIENT_INVALID_IP_OR_SUBNET, "Error: Invalid IP/Subnet");
+    let subnet = if given.contains('/') {
+        Subnet::parse(given).ok_or_else(invalid)?.to_string()
+    } else if is_hidden_host(given) {
+        given.to_owned()
+    } else {
+        parse_address(given).ok_or_else(invalid)?.to_string()
+    };
     let network = &ctx.services.network;
     if command == "remove" {
         if !network.unban(&subnet).await? {
@@ -26,11 +32,22 @@ pub async fn setban(ctx: Ctx, args: Args) -> RpcResult {
         return Ok(Value::Null);
     }
     let already = || RpcError::new(code::RPC_CLIENT_NODE_ALREADY_ADDED, "Error: IP/Subnet already banned");
-    if network.banned().await?.iter().any(|ban| ban.address == subnet) {
+    if network.banned().await?.iter().any(|ban| covers(&ban.address, &subnet)) {
         return Err(already());
     }
     let until = until(&ctx, &args)?;
     if network.ban(&subnet, until).await? { Ok(Value::Null) } else { Err(already()) }
+}
+
+/// Whether a ban stands for what is to be banned: the same subnet, or one around a single address.
+fn covers(banned: &str, asked: &str) -> bool {
+    let around = || Some(Subnet::parse(banned)?.contains(parse_address(asked)?));
+    banned == asked || around().unwrap_or(false)
+}
+
+/// Whether this is a name of a network that hides addresses.
+fn is_hidden_host(text: &str) -> bool {
+    text.ends_with(".onion") || text.ends_with(".b32.i2p")
 }
 
 fn until(ctx: &Ctx, args: &Args) -> Result<i64, RpcError> {
@@ -61,4 +78,23 @@ pub async fn listbanned(ctx: Ctx, _args: Args) -> RpcResult {
 pub async fn clearbanned(ctx: Ctx, _args: Args) -> RpcResult {
     ctx.services.network.clear_bans().await?;
     Ok(Value::Null)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::covers;
+
+    #[test]
+    fn a_single_address_is_covered_by_its_subnets() {
+        for (banned, asked, expected) in [
+            ("127.0.0.0/24", "127.0.0.1", true),
+            ("127.0.0.0/24", "127.0.0.0/25", false),
+            ("127.0.0.0/24", "127.0.0.0/24", true),
+            ("127.0.0.0/24", "127.0.1.1", false),
+            ("a.onion", "a.onion", true),
+            ("a.onion", "127.0.0.1", false),
+        ] {
+            assert_eq!(covers(banned, asked), expected, "{banned} {asked}");
+        }
+    }
 }
