@@ -295,7 +295,12 @@ impl Owner {
             if !peer.getdata.is_empty() {
                 self.serve_getdata(peer)?;
             }
-            if !peer.getdata.is_empty() || peer.link.is_congested() {
+            if !peer.getdata.is_empty() {
+                return Ok(());
+            }
+            // What wants no answer is taken all the same: two full send buffers must not wait for each other.
+            let asks = peer.backlog.front().is_some_and(|(frame, _)| wants_answer(&frame.command));
+            if asks && peer.link.is_congested() {
                 return Ok(());
             }
             let Some((frame, _permit)) = peer.backlog.pop_front() else { return Ok(()) };
@@ -386,6 +391,11 @@ impl Owner {
             }
         }
     }
+}
+
+/// Whether a message makes us send something.
+fn wants_answer(command: &str) -> bool {
+    matches!(command, "version" | "getdata" | "getblocks" | "getheaders" | "getaddr" | "mempool" | "ping")
 }
 
 /// Core's null hash: no stop.
