@@ -44,6 +44,7 @@ kl_buf kl_init_warning(kl_in text);
 // log.cpp
 kl_buf kl_log(kl_in category, int level, kl_in text);
 int kl_log_enabled(kl_in category, int level);
+int kl_log_is_category(kl_in name);
 void kl_log_reopen();
 
 // life.cpp, load.cpp

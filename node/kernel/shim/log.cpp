@@ -39,8 +39,18 @@ int kl_log_enabled(kl_in category, int level)
         const BCLog::LogFlags flag{CategoryOf(category)};
         const util::log::Level wanted{LevelOf(level)};
         if (wanted >= util::log::Level::Info) return 1;
-        if (flag == BCLog::ALL) return 0;
+        // Without a category: with -debug=1, which sets every bit, also those no category has.
+        if (flag == BCLog::ALL) return wanted == util::log::Level::Debug && (LogInstance().GetCategoryMask() >> 63) != 0;
         return LogInstance().WillLogCategoryLevel(flag, wanted) ? 1 : 0;
+    } catch (...) {
+        return 0;
+    }
+}
+
+int kl_log_is_category(kl_in name)
+{
+    try {
+        return CategoryOf(name) != BCLog::ALL;
     } catch (...) {
         return 0;
     }

@@ -75,6 +75,7 @@ unsafe extern "C" {
     // Logging.
     pub(crate) safe fn kl_log(category: Bytes<'_>, level: c_int, text: Bytes<'_>) -> Buffer;
     pub(crate) safe fn kl_log_enabled(category: Bytes<'_>, level: c_int) -> c_int;
+    pub(crate) safe fn kl_log_is_category(name: Bytes<'_>) -> c_int;
     pub(crate) safe fn kl_log_reopen();
 
     // The node's life.

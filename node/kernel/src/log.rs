@@ -1,7 +1,8 @@
 //! Core's logger: one `debug.log` in Core's format for both sides. [`CoreLogLayer`] feeds `tracing` events into it.
 //!
-//! A `tracing` target that is one of Core's category names (`net`, `rpc`, `walletdb`, …) follows `-debug=<category>`;
-//! other targets are logged from `info` on.
+//! A `tracing` target that is one of Core's category names (`net`, `rpc`, `walletdb`, …) follows `-debug=<category>`.
+//! Module paths of our own crates are logged from `info` on, with `-debug=1` from `debug` on; those of other crates from
+//! `warn` on.
 
 use std::fmt::Write as _;
 use std::os::raw::c_int;
@@ -59,7 +60,8 @@ impl CoreLog {
 
 impl tracing::Subscriber for CoreLog {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        metadata.is_event() && enabled(metadata.target(), level_of(metadata.level()))
+        let (target, level) = (metadata.target(), level_of(metadata.level()));
+        metadata.is_event() && (level >= Level::Warning || speaks(target)) && enabled(target, level)
     }
 
     fn register_callsite(&self, _: &'static tracing::Metadata<'static>) -> tracing::subscriber::Interest {
@@ -86,6 +88,13 @@ impl tracing::Subscriber for CoreLog {
 
     fn exit(&self, _: &tracing::span::Id) {}
 }
+
+/// Whether a target is ours or one of Core's categories.
+fn speaks(target: &str) -> bool {
+    OUR_CRATES.iter().any(|name| target.starts_with(name)) || ffi::kl_log_is_category(target.into()) != 0
+}
+
+const OUR_CRATES: [&str; 2] = ["keyless", "tss_wallet"];
 
 fn level_of(level: &tracing::Level) -> Level {
     match *level {

@@ -191,7 +191,9 @@ fn tracing_goes_into_the_debug_log_by_cores_categories() {
     let dir = tempfile::tempdir().unwrap();
     assert!(CoreLog::install());
     let node = Node::open(dir.path(), &["-debug=net"]);
-    tracing::info!(session = 7, "share accepted");
+    tracing::info!(target: "keyless_node::quorum", session = 7, "share accepted");
+    tracing::info!(target: "libp2p_swarm", "noise of others");
+    tracing::debug!(target: "keyless_node::quorum", "only with -debug=1");
     tracing::debug!(target: "net", peer = 3, "a peer came");
     tracing::debug!(target: "rpc", "not enabled");
     tracing::warn!("odd");
@@ -204,7 +206,9 @@ fn tracing_goes_into_the_debug_log_by_cores_categories() {
     {
         assert!(log.contains(line), "{line:?} in {log}");
     }
-    assert!(!log.contains("not enabled"));
+    for line in ["not enabled", "noise of others", "only with -debug=1"] {
+        assert!(!log.contains(line), "{line:?} in {log}");
+    }
 }
 
 #[test]
