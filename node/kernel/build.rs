@@ -44,11 +44,12 @@ const CMAKE_OPTIONS: [&str; 14] = [
     "-DBUILD_FUZZ_BINARY=OFF",
 ];
 
-const SHIM_FILES: [&str; 10] = [
+const SHIM_FILES: [&str; 11] = [
     "args.cpp",
     "blocks.cpp",
     "chain.cpp",
     "events.cpp",
+    "flush.cpp",
     "life.cpp",
     "load.cpp",
     "log.cpp",

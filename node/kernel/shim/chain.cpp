@@ -1,4 +1,5 @@
 // The block index, coins and filters.
+#include "flush.h"
 #include "index_info.h"
 #include "state.h"
 
@@ -263,9 +264,6 @@ kl_buf kl_flush()
 {
     return Answer([&](Writer&) {
         const Call call;
-        LOCK(cs_main);
-        for (const auto& chainstate : call.chainman().m_chainstates) {
-            if (chainstate->CanFlushToDisk()) chainstate->ForceFlushStateToDisk();
-        }
+        FlushChainstates(call.chainman());
     });
 }

@@ -1,5 +1,6 @@
 #include "events.h"
 
+#include "flush.h"
 #include "index_info.h"
 
 #include <chain.h>
@@ -35,6 +36,7 @@ Writer BlockFields(const CBlock& block, const CBlockIndex& index)
 
 void Events::UpdatedBlockTip(const CBlockIndex* tip, const CBlockIndex* fork, bool initial_download)
 {
+    TipMoved();
     Writer out;
     WriteTip(out, *tip);
     out.boolean(fork != nullptr);

@@ -1,5 +1,6 @@
 #include "load.h"
 
+#include "flush.h"
 #include "peers.h"
 #include "state.h"
 
@@ -345,6 +346,7 @@ void LoadNode(node::NodeContext& node)
     }
     BanMan* const banman{node.banman.get()};
     node.scheduler->scheduleEvery([banman] { banman->DumpBanlist(); }, DUMP_BANS_INTERVAL);
+    ScheduleSettledFlush(*node.scheduler);
     TheState().loaded = true;
 }
 

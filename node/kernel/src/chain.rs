@@ -310,7 +310,8 @@ impl Kernel {
         answer.fields()?.option(|f| Ok(StoredFilter { filter: f.bytes()?.to_vec(), header: f.hash32()? }))
     }
 
-    /// Writes chainstate and block index to disk now.
+    /// Writes chainstate and block index to disk now. It happens by itself two seconds after the last new tip, from time
+    /// to time while blocks come in, and at the end.
     pub fn flush(&self) -> Result<(), KernelError> {
         Answer::new(ffi::kl_flush()).done()
     }
