@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use bitcoin::{BlockHash, Network};
+use bitcoin::consensus::{deserialize, serialize};
+use bitcoin::{BlockHash, Network, Transaction};
 use keyless_p2p::cosigners::{Carrier, Event, Events, PeerId, peer_id_of, public_key_of};
 use rand::RngCore;
 use tokio::task::JoinHandle;
@@ -20,7 +21,7 @@ use super::holding::Holding;
 use super::keygen::Pending;
 use super::refusal::Refusal;
 use super::sessions::{OpenError, SessionInfo, SessionKind, Sessions};
-use super::wire::{self, Frame, LeaseRange, Message, NO_WALLET, Status, Topic, WalletStatus};
+use super::wire::{self, Blob, Frame, LeaseRange, Message, NO_WALLET, Status, Topic, WalletStatus};
 use super::{keygen, lease, signing};
 use crate::wallets::chain_view::ChainView;
 
@@ -409,8 +410,30 @@ impl Core {
             Message::AskOutcome(ceremony) => keygen::asked(self, from, topic, ceremony),
             Message::Lease(ranges) => lease::asked(self, from, topic, &ranges),
             Message::Sign(request) => signing::asked(self, from, topic, request),
+            Message::Sent(transaction) => self.sent_by(from, &topic, &transaction.0),
             // `open_first` lets nothing else through.
             _ => {}
+        }
+    }
+
+    /// Tells the other members of a transaction that goes to the mempools.
+    pub fn announce(&self, holding: &Holding, transaction: &Transaction) {
+        let topic = self.fresh_topic(holding.wallet(), holding.epoch());
+        let message = Message::Sent(Blob(serialize(transaction)));
+        for member in holding.others().filter(|member| self.is_online(member)) {
+            self.send(&topic, 0, member, &message);
+        }
+    }
+
+    /// Another coordinator sent a transaction: it goes to this node's mempool, which checks it like any other.
+    fn sent_by(&self, from: MemberId, topic: &Topic, transaction: &[u8]) {
+        if !self.holding(&topic.wallet).is_some_and(|holding| holding.index_of(&from).is_some()) {
+            return;
+        }
+        let Ok(transaction) = deserialize::<Transaction>(transaction) else { return };
+        if let Err(error) = self.chain.submit(&transaction, true) {
+            let txid = transaction.compute_txid();
+            tracing::info!(%from, %txid, %error, "a transaction sent by another member is not in this mempool");
         }
     }
 

@@ -151,6 +151,8 @@ pub enum Message {
     Sign(SignRequest),
     /// What became of the wallet named in the envelope, made by the ceremony with this id?
     AskOutcome(SessionId),
+    /// A signed transaction of the wallet that goes to the mempools now: the members need not wait for its relay.
+    Sent(Blob),
     // These belong to one.
     Status(Status),
     Accept,
@@ -170,13 +172,14 @@ pub enum Message {
     /// The marks of a member that could not grant.
     Behind(Vec<(ChainId, u32)>),
     Outcome(Outcome),
-    /// The sender is through and content.
-    Done,
 }
 
 impl Message {
     fn opens(&self) -> bool {
-        matches!(self, Self::Probe | Self::Invite(_) | Self::Lease(_) | Self::Sign(_) | Self::AskOutcome(_))
+        matches!(
+            self,
+            Self::Probe | Self::Invite(_) | Self::Lease(_) | Self::Sign(_) | Self::AskOutcome(_) | Self::Sent(_)
+        )
     }
 }
 

@@ -17,7 +17,7 @@ use tss_wallet::wallet::signing::{SighashChoice, SigningItem, apply_signatures};
 use tss_wallet::wallet::spend::{ChangeSpec, Draft, PresetInput, Recipient, SpendParams};
 
 use super::fees::{self, Chosen};
-use super::loaded::{Loaded, storage_error};
+use super::loaded::{Loaded, Quorum, storage_error};
 
 /// A tip older than this gives no lock time against fee sniping.
 const MAX_TIP_AGE_S: u64 = 8 * 60 * 60;
@@ -190,6 +190,9 @@ impl Loaded {
         }
         match self.chain.submit(tx, true) {
             Ok(()) => {
+                if matches!(self.quorum, Quorum::Network(_)) {
+                    self.core().announce(&self.holding, tx);
+                }
                 if let Err(error) = self.mempool_added(tx) {
                     tracing::error!(wallet = self.name, %error, "a sent transaction could not be noted");
                 }

@@ -65,6 +65,8 @@ async fn a_wallet_made_on_one_node_is_on_all_and_each_coordinates() {
     fund(&cluster.chain, &cluster.nodes[1].wallet("w")).await;
     for node in &cluster.nodes {
         assert_eq!(node.balance("w").await, Amount::from_int_btc(200));
+    }
+    for node in &cluster.nodes {
         send(&node.wallet("w"), Amount::from_int_btc(10)).await.unwrap();
     }
     assert_eq!(cluster.chain.mempool_len(), 3);
