@@ -3,7 +3,7 @@
 //! Owns no state. Calls that fail because the node is stopping answer as an empty chain would: the network is closed
 //! before the kernel, so such answers reach no peer.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bitcoin::block::Header;
 use bitcoin::consensus::deserialize;
@@ -59,10 +59,7 @@ fn no_work() -> Work {
 
 impl Chain for KernelChain {
     fn now(&self) -> Duration {
-        let core = Duration::from_secs(u64::try_from(self.kernel.time()).unwrap_or(0));
-        // Core's clock tells seconds; ping times want more, and get it unless the time is mocked.
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(core);
-        if wall.abs_diff(core) < Duration::from_secs(2) { wall } else { core }
+        self.kernel.precise_time()
     }
 
     fn tip(&self) -> BlockRef {

@@ -63,6 +63,8 @@ kl_buf kl_init_message(kl_in text);
 void kl_set_peer_count(uint32_t peers);
 kl_buf kl_sync_queue();
 int64_t kl_time();
+/* The same clock in microseconds. */
+int64_t kl_time_micros();
 
 // rpc.cpp
 kl_buf kl_rpc(kl_in method, kl_in params, kl_in uri, kl_in user, kl_in peer, int version);

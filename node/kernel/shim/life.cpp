@@ -283,4 +283,6 @@ kl_buf kl_sync_queue()
     });
 }
 
+int64_t kl_time_micros() { return TicksSinceEpoch<std::chrono::microseconds>(NodeClock::now()); }
+
 int64_t kl_time() { return TicksSinceEpoch<std::chrono::seconds>(NodeClock::now()); }

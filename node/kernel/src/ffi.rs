@@ -94,6 +94,7 @@ unsafe extern "C" {
     pub(crate) safe fn kl_set_peer_count(peers: u32);
     pub(crate) safe fn kl_sync_queue() -> Buffer;
     pub(crate) safe fn kl_time() -> i64;
+    pub(crate) safe fn kl_time_micros() -> i64;
 
     // RPC.
     pub(crate) safe fn kl_rpc(

@@ -118,4 +118,9 @@ impl Kernel {
     pub fn time(&self) -> i64 {
         ffi::kl_time()
     }
+
+    /// The same clock since 1970, to the microsecond unless mocked.
+    pub fn precise_time(&self) -> std::time::Duration {
+        std::time::Duration::from_micros(u64::try_from(ffi::kl_time_micros()).unwrap_or(0))
+    }
 }
