@@ -14,9 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bitcoin::hashes::{Hash, sha256};
-use tss_wallet::{
-    Dkg, DkgParams, Epoch, KeyShare, MemberId, Outgoing, Recipient, Roster, Split, WalletDb, WalletId,
-};
+use tss_wallet::{Dkg, DkgParams, Epoch, KeyShare, MemberId, Outgoing, Recipient, Roster, Split, WalletDb, WalletId};
 
 use super::core::Core;
 use super::error::{Missing, MissingList, QuorumError};
@@ -52,7 +50,7 @@ pub struct Pending {
 
 /// A name that can be a directory under `wallets/`, and nothing else.
 pub fn is_safe_name(name: &str) -> bool {
-    let plain = !name.is_empty() && name.len() <= MAX_NAME && !name.starts_with('.');
+    let plain = !name.is_empty() && name.len() <= MAX_NAME && !matches!(name, "." | "..");
     plain && !name.contains(['/', '\\', '\0']) && !name.chars().any(char::is_control)
 }
 
@@ -76,9 +74,8 @@ pub fn make(core: &Arc<Core>, mut invitation: Invitation) -> Result<Arc<Holding>
     invitation.version = PROTOCOL_VERSION;
     let roster = roster_of(&invitation).map_err(|refusal| ceremony_failed(refusal.to_string()))?;
     resolve_pending(core);
-    let _name = core.reserve(&invitation.name).ok_or_else(|| {
-        ceremony_failed(Refusal::NameTaken(invitation.name.clone()))
-    })?;
+    let _name =
+        core.reserve(&invitation.name).ok_or_else(|| ceremony_failed(Refusal::NameTaken(invitation.name.clone())))?;
     let session = core.fresh_session();
     let wallet = DkgParams::wallet_id(&invitation.name, core.network(), &roster, &session);
     let topic = Topic { wallet, epoch: Epoch(0), session };
@@ -110,8 +107,7 @@ fn roster_of(invitation: &Invitation) -> Result<Roster, Refusal> {
 fn preflight(core: &Core, link: &Link<'_>, roster: &Roster, invitation: &Invitation) -> Result<(), QuorumError> {
     let unreachable: Vec<MemberId> = link.others().iter().filter(|member| !core.is_online(member)).copied().collect();
     let mut missing: Vec<Missing> = unreachable.iter().map(|member| Missing::unreachable(core, *member)).collect();
-    let mut waiting: BTreeSet<MemberId> =
-        if missing.is_empty() { link.others().clone() } else { BTreeSet::new() };
+    let mut waiting: BTreeSet<MemberId> = if missing.is_empty() { link.others().clone() } else { BTreeSet::new() };
     if missing.is_empty() {
         for member in link.send_all(0, &Message::Invite(invitation.clone())) {
             waiting.remove(&member);

@@ -17,12 +17,13 @@ use crate::cosigner_options::CosignerOptions;
 use crate::quorum::devquorum::Devquorum;
 
 /// Core's defaults, in satoshi a kvB.
-const DEFAULT_MIN_FEE: FeeRate = FeeRate(100);
+const DEFAULT_MIN_FEE: FeeRate = FeeRate(1_000);
 const DEFAULT_DISCARD_FEE: FeeRate = FeeRate(10_000);
 const DEFAULT_CONSOLIDATE_FEE: FeeRate = FeeRate(10_000);
 const DEFAULT_MAX_TX_FEE: Amount = Amount::from_sat(10_000_000);
 /// Above it Core warns.
 const HIGH_TX_FEE_PER_KVB: u64 = 1_000_000;
+const HIGH_APS_FEE: u64 = 10_000;
 const DEFAULT_CONFIRM_TARGET: u32 = 6;
 const DEFAULT_KEYPOOL: u32 = 1_000;
 /// Addresses of each chain that are leased ahead unless `-keypool` says otherwise.
@@ -55,6 +56,8 @@ pub struct WalletOptions {
     pub consolidate_fee: FeeRate,
     pub dust_relay_fee: FeeRate,
     pub max_tx_fee: Amount,
+    /// `-maxapsfee`: what a payment may cost more to spend all coins of an address together; `None` never to try.
+    pub max_aps_fee: Option<Amount>,
     pub identity: Identity,
     /// The allow-list, from `-cosigner`.
     pub cosigners: Vec<MemberId>,
@@ -80,7 +83,12 @@ impl WalletOptions {
         }
         let min_fee = fee_option(args, "-mintxfee", DEFAULT_MIN_FEE)?;
         if min_fee.0 > HIGH_TX_FEE_PER_KVB {
-            args.init_warning("-mintxfee is set very high! This is the minimum transaction fee you pay on every transaction.");
+            args.init_warning(
+                "-mintxfee is set very high! This is the minimum transaction fee you pay on every transaction.",
+            );
+        }
+        if args.is_set("-walletrbf") {
+            args.init_warning("-walletrbf is deprecated and will be fully removed in the next release.");
         }
         let target = args.get_int("-txconfirmtarget").and_then(|target| u32::try_from(target).ok());
         Ok(Self {
@@ -102,6 +110,7 @@ impl WalletOptions {
             consolidate_fee: fee_option(args, "-consolidatefeerate", DEFAULT_CONSOLIDATE_FEE)?,
             dust_relay_fee: fee_option(args, "-dustrelayfee", FeeRate(3_000))?,
             max_tx_fee: max_tx_fee(args)?,
+            max_aps_fee: max_aps_fee(args)?,
             identity: cosigning.identity.clone(),
             cosigners: cosigners(cosigning),
             networked: cosigning.network.is_some(),
@@ -149,6 +158,21 @@ fn amount_option(args: &Args, name: &str) -> Result<Option<Amount>, String> {
 
 fn fee_option(args: &Args, name: &str, default: FeeRate) -> Result<FeeRate, String> {
     Ok(amount_option(args, name)?.map_or(default, |amount| FeeRate(amount.to_sat())))
+}
+
+fn max_aps_fee(args: &Args) -> Result<Option<Amount>, String> {
+    // Core takes -1 for "never".
+    if args.get("-maxapsfee").is_some_and(|text| text.trim() == "-1") {
+        return Ok(None);
+    }
+    let fee = amount_option(args, "-maxapsfee")?.unwrap_or(Amount::ZERO);
+    if fee.to_sat() > HIGH_APS_FEE {
+        args.init_warning(
+            "-maxapsfee is set very high! This is the maximum transaction fee you pay (in addition to the normal fee) to \
+             prioritize partial spend avoidance over regular coin selection.",
+        );
+    }
+    Ok(Some(fee))
 }
 
 fn max_tx_fee(args: &Args) -> Result<Amount, String> {

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use bitcoin::{OutPoint, Psbt, Script, ScriptBuf, Transaction, TxOut, Witness};
 use keyless_rpc::error::{RpcError, code};
-use keyless_rpc::wallet::backend::{
-    InputError, PrevOut, ProcessedPsbt, PsbtOptions, SighashType, SignedTransaction,
-};
+use keyless_rpc::wallet::backend::{InputError, PrevOut, ProcessedPsbt, PsbtOptions, SighashType, SignedTransaction};
 use tss_wallet::Signature;
 use tss_wallet::wallet::message::{MessageError, encode_message_signature};
 use tss_wallet::wallet::psbt::{PsbtError, coins_of, extract, is_complete};
@@ -89,12 +87,14 @@ impl Loaded {
             .iter()
             .map(|input| {
                 let coin = coins.get(&input.previous_output)?;
-                Some(TxOut { value: coin.amount.unwrap_or(bitcoin::Amount::MAX_MONEY), script_pubkey: coin.script.clone() })
+                Some(TxOut {
+                    value: coin.amount.unwrap_or(bitcoin::Amount::MAX_MONEY),
+                    script_pubkey: coin.script.clone(),
+                })
             })
             .collect();
-        let check = |tx: &Transaction, input: usize, _: &TxOut, _: Option<&[TxOut]>| {
-            self.chain.verify_input(tx, input, &coins)
-        };
+        let check =
+            |tx: &Transaction, input: usize, _: &TxOut, _: Option<&[TxOut]>| self.chain.verify_input(tx, input, &coins);
         let raw = self.wallet().raw_signing(tx, &coins, choice, &check);
         let signatures = self.quorum_sign(raw.transaction(), &outputs, raw.items(), None)?;
         let signed = raw.finish(&signatures, &check).map_err(|error| RpcError::internal(error.to_string()))?;
@@ -148,10 +148,10 @@ impl Loaded {
         let mut finished = psbt.clone();
         wallet.finalize_psbt(&mut finished).map_err(psbt_error)?;
         let complete = is_complete(&finished);
+        let tx = if complete { extract(&finished) } else { None };
         if options.finalize {
             psbt = finished;
         }
-        let tx = if complete && options.finalize { extract(&psbt) } else { None };
         Ok(ProcessedPsbt { psbt, complete, tx })
     }
 
@@ -161,7 +161,9 @@ impl Loaded {
         let subject = Subject::Message { text: text.to_owned(), key: item.key.id };
         let signatures = signing::sign(self.core(), &self.holding, &subject, None);
         match signatures.map_err(|error| quorum_error(&error))?.first() {
-            Some(Signature::Ecdsa { signature, .. }) => encode_message_signature(&item, signature).map_err(message_error),
+            Some(Signature::Ecdsa { signature, .. }) => {
+                encode_message_signature(&item, signature).map_err(message_error)
+            }
             _ => Err(message_error(MessageError::Invalid)),
         }
     }

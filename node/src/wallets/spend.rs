@@ -5,11 +5,11 @@
 //! a coin of the earlier attempt, so that both can never confirm.
 
 use bitcoin::absolute::LockTime;
-use bitcoin::{OutPoint, Transaction, Txid, Weight};
+use bitcoin::{Amount, OutPoint, Transaction, Txid, Weight};
 use keyless_rpc::error::{RpcError, code};
 use keyless_rpc::wallet::backend::{Funded, SendNote, Sent, SpendRequest};
-use rand::seq::SliceRandom;
 use rand::RngCore;
+use rand::seq::SliceRandom;
 use tss_wallet::wallet::Wallet;
 use tss_wallet::wallet::feed::SendNote as LedgerNote;
 use tss_wallet::wallet::locks::ClaimId;
@@ -31,7 +31,11 @@ fn insufficient(error: RpcError) -> RpcError {
 }
 
 impl Loaded {
-    fn spend_params(&self, request: &SpendRequest, required: Option<OutPoint>) -> Result<(SpendParams, Chosen), RpcError> {
+    fn spend_params(
+        &self,
+        request: &SpendRequest,
+        required: Option<OutPoint>,
+    ) -> Result<(SpendParams, Chosen), RpcError> {
         let options = &self.options;
         let chosen = fees::choose(options, self.chain.as_ref(), request.fee)?;
         let mut recipients: Vec<Recipient> = request
@@ -115,7 +119,7 @@ impl Loaded {
         let (params, _) = self.spend_params(request, None)?;
         self.prepare_change(&params);
         let mut wallet = self.wallet();
-        let draft = draft(&mut wallet, &params)?;
+        let draft = draft(&mut wallet, &params, self.options.max_aps_fee)?;
         if request.lock_unspents {
             for outpoint in draft.outpoints() {
                 wallet.lock_coin(outpoint, false).map_err(storage_error)?;
@@ -140,16 +144,17 @@ impl Loaded {
         let claim = fresh_claim();
         let (draft, items) = {
             let mut wallet = self.wallet();
-            let draft = draft(&mut wallet, &params).map_err(insufficient)?;
-            let items = wallet.signing_items(&draft.tx, SighashChoice::DEFAULT).ok_or_else(|| {
-                RpcError::wallet("Signing transaction failed")
-            })?;
+            let draft = draft(&mut wallet, &params, self.options.max_aps_fee).map_err(insufficient)?;
+            let items = wallet
+                .signing_items(&draft.tx, SighashChoice::DEFAULT)
+                .ok_or_else(|| RpcError::wallet("Signing transaction failed"))?;
             wallet.claim(&draft.outpoints(), claim).map_err(|error| RpcError::wallet(format!("Error: {error}")))?;
             (draft, items)
         };
         let result = self.sign_and_commit(&draft, &items, note);
         let mut wallet = self.wallet();
-        if result.is_err() && let Some(change) = &draft.change
+        if result.is_err()
+            && let Some(change) = &draft.change
             && let Err(error) = wallet.return_change_address(change)
         {
             tracing::warn!(wallet = self.name, %error, "a change address was not put back");
@@ -174,11 +179,8 @@ impl Loaded {
     }
 
     fn record(&self, tx: &Transaction, note: &SendNote) -> Result<Txid, RpcError> {
-        let kept = LedgerNote {
-            comment: note.comment.clone(),
-            comment_to: note.comment_to.clone(),
-            ..LedgerNote::default()
-        };
+        let kept =
+            LedgerNote { comment: note.comment.clone(), comment_to: note.comment_to.clone(), ..LedgerNote::default() };
         self.wallet().commit_transaction(tx, kept, self.chain.now()).map_err(storage_error)
     }
 
@@ -223,7 +225,8 @@ impl Loaded {
                 wallet.release(claim).map_err(storage_error)?;
             }
             let records = wallet.ledger().ordered();
-            let unsent = records.filter(|record| record.is_inactive() && !record.is_abandoned() && !record.tx.is_coinbase());
+            let unsent =
+                records.filter(|record| record.is_inactive() && !record.is_abandoned() && !record.tx.is_coinbase());
             unsent.map(|record| record.tx.as_ref().clone()).collect()
         };
         for tx in pending {
@@ -235,8 +238,38 @@ impl Loaded {
     }
 }
 
-fn draft(wallet: &mut Wallet, params: &SpendParams) -> Result<Draft, RpcError> {
-    wallet.create_transaction(params, &mut rand::thread_rng()).map_err(|error| RpcError::wallet(error.to_string()))
+/// A payment; where one that spends the coins of an address together costs no more than `max_extra` above it, that
+/// one instead, as Core does.
+fn draft(wallet: &mut Wallet, params: &SpendParams, max_extra: Option<Amount>) -> Result<Draft, RpcError> {
+    let make = |wallet: &mut Wallet, params: &SpendParams| {
+        wallet
+            .create_transaction(params, &mut rand::thread_rng())
+            .map_err(|error| RpcError::wallet(error.to_string()))
+    };
+    let first = make(wallet, params)?;
+    let Some(max_extra) = max_extra.filter(|_| !params.avoid_partial_spends && first.fee > Amount::ZERO) else {
+        return Ok(first);
+    };
+    // Both use the same change address.
+    if let Some(change) = &first.change {
+        wallet.return_change_address(change).map_err(storage_error)?;
+    }
+    let together = SpendParams { avoid_partial_spends: true, ..params.clone() };
+    match make(wallet, &together) {
+        Ok(second) if second.fee <= first.fee + max_extra => Ok(second),
+        other => {
+            let taken = other.ok().and_then(|second| second.change);
+            match (&first.change, taken) {
+                (None, Some(unused)) => wallet.return_change_address(&unused).map_err(storage_error)?,
+                (Some(wanted), None) => {
+                    let kind = wanted.key.address_type();
+                    wallet.change_address(kind).map_err(|error| RpcError::wallet(error.to_string()))?;
+                }
+                _ => {}
+            }
+            Ok(first)
+        }
+    }
 }
 
 fn fresh_claim() -> ClaimId {

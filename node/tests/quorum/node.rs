@@ -38,6 +38,7 @@ pub fn options(dir: &Path, identity: Identity) -> WalletOptions {
         consolidate_fee: FeeRate(10_000),
         dust_relay_fee: FeeRate(3_000),
         max_tx_fee: Amount::from_sat(10_000_000),
+        max_aps_fee: Some(Amount::ZERO),
         identity,
         cosigners: Vec::new(),
         networked: false,
@@ -156,10 +157,7 @@ pub async fn fund(chain: &FakeChain, wallet: &Arc<dyn WalletHandle>) {
 }
 
 pub fn payment(script: ScriptBuf, amount: Amount) -> SpendRequest {
-    SpendRequest {
-        recipients: vec![Recipient { script, amount, subtract_fee: false }],
-        ..SpendRequest::default()
-    }
+    SpendRequest { recipients: vec![Recipient { script, amount, subtract_fee: false }], ..SpendRequest::default() }
 }
 
 pub async fn send(wallet: &Arc<dyn WalletHandle>, amount: Amount) -> Result<Txid, RpcError> {
