@@ -141,7 +141,9 @@ fn checked_item(
     let wrong_type = || Refusal::SighashType(item.input);
     let message = if key.address_type() == AddressType::Bech32m {
         let sighash = TapSighashType::from_consensus_u8(item.sighash).map_err(|_| wrong_type())?;
-        if matches!(sighash, TapSighashType::Single | TapSighashType::SinglePlusAnyoneCanPay) && index >= tx.output.len() {
+        if matches!(sighash, TapSighashType::Single | TapSighashType::SinglePlusAnyoneCanPay)
+            && index >= tx.output.len()
+        {
             return Err(wrong_type());
         }
         let anyone_can_pay = item.sighash & 0x80 != 0;

@@ -427,7 +427,7 @@ impl Core {
 
     /// Another coordinator sent a transaction: it goes to this node's mempool, which checks it like any other.
     fn sent_by(&self, from: MemberId, topic: &Topic, transaction: &[u8]) {
-        if !self.holding(&topic.wallet).is_some_and(|holding| holding.index_of(&from).is_some()) {
+        if self.holding(&topic.wallet).is_none_or(|holding| holding.index_of(&from).is_none()) {
             return;
         }
         let Ok(transaction) = deserialize::<Transaction>(transaction) else { return };

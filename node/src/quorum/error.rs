@@ -77,7 +77,9 @@ pub enum QuorumError {
     Absent { members: usize, missing: MissingList },
     #[error("key generation failed: {0}")]
     Ceremony(String),
-    #[error("key generation is not complete: waiting for {0}. The wallet will appear when they are back, or is dropped")]
+    #[error(
+        "key generation is not complete: waiting for {0}. The wallet will appear when they are back, or is dropped"
+    )]
     Unfinished(MissingList),
     #[error("the quorum cannot {what}: {ready} of {needed} needed co-signers {is} ready; missing: {missing}",
         is = if *.ready == 1 { "is" } else { "are" })]

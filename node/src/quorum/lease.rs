@@ -209,7 +209,9 @@ pub fn compare_marks(core: &Arc<Core>, member: MemberId) {
                 (end > first).then(|| LeaseRange { chain, first, count: end - first })
             })
             .collect();
-        if !ranges.is_empty() && let Some(host) = core.host() {
+        if !ranges.is_empty()
+            && let Some(host) = core.host()
+        {
             host.leased_elsewhere(row.wallet, &ranges);
         }
     }

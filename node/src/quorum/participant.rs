@@ -99,7 +99,9 @@ fn take_part(
     let checked = check::check(&topic.wallet, holding.keys(), core.chain.as_ref(), &request.subject, key)?;
     let items = sign_items(&checked);
     let banned = holding.bans();
-    if needs_ecdsa(&items) && let Some(party) = signers.iter().find(|party| banned.contains(party)) {
+    if needs_ecdsa(&items)
+        && let Some(party) = signers.iter().find(|party| banned.contains(party))
+    {
         return Err(Refusal::Excluded(u16::from(party.get())));
     }
     if let (Some(key), Some(txid)) = (key, checked.txid)
@@ -208,9 +210,10 @@ fn failed(core: &Core, holding: &Holding, link: &Link<'_>, error: &SignError) ->
 pub(super) fn note_failure(core: &Core, holding: &Holding, link: &Link<'_>, error: &SignError) {
     let session = link.topic().session;
     tracing::warn!(%session, wallet = holding.name(), culprit = ?error.culprit(), %error, "signing failed");
-    if error.verdict() == Verdict::Ban && let Some(party) = error.culprit() {
-        if let Err(error) = holding.ban(party, error.to_string(), core.chain.now()) {
-            tracing::error!(%session, %error, "a ban could not be stored; it holds until restart alone");
-        }
+    if error.verdict() == Verdict::Ban
+        && let Some(party) = error.culprit()
+        && let Err(error) = holding.ban(party, error.to_string(), core.chain.now())
+    {
+        tracing::error!(%session, %error, "a ban could not be stored; it holds until restart alone");
     }
 }

@@ -101,7 +101,10 @@ struct Request<'a> {
 impl Request<'_> {
     fn run(&self) -> Result<Vec<Signature>, QuorumError> {
         if let (Some(key), Some(txid)) = (self.idempotency_key, self.checked.txid)
-            && !self.holding.remember_payment(key, txid, &self.checked.inputs).map_err(|error| QuorumError::Storage(error.to_string()))?
+            && !self
+                .holding
+                .remember_payment(key, txid, &self.checked.inputs)
+                .map_err(|error| QuorumError::Storage(error.to_string()))?
         {
             return Err(QuorumError::OwnRefusal(Refusal::OtherTransaction));
         }
@@ -139,7 +142,11 @@ impl Request<'_> {
     /// The fastest t−1 members that are ready, in roster order.
     fn choose(&self, field: &mut Field) -> Result<Vec<MemberId>, QuorumError> {
         let items = sign_items(&self.checked);
-        let banned = if needs_ecdsa(&items) { members_of(self.holding, &Vec::from_iter(self.holding.bans())) } else { Vec::new() };
+        let banned = if needs_ecdsa(&items) {
+            members_of(self.holding, &Vec::from_iter(self.holding.bans()))
+        } else {
+            Vec::new()
+        };
         let needed = usize::from(self.holding.threshold()) - 1;
         let mut ready: Vec<(bool, bool, Duration, MemberId)> = Vec::new();
         let mut missing = Vec::new();
@@ -168,9 +175,10 @@ impl Request<'_> {
         let me = self.core.me();
         let fits = |set: &[MemberId]| {
             let apart = |one: &MemberId, other: &MemberId| field.pairs.contains(&(*one.min(other), *one.max(other)));
-            let clique = set.iter().enumerate().all(|(position, one)| {
-                !apart(one, &me) && set[..position].iter().all(|other| !apart(one, other))
-            });
+            let clique = set
+                .iter()
+                .enumerate()
+                .all(|(position, one)| !apart(one, &me) && set[..position].iter().all(|other| !apart(one, other)));
             let mut sorted = set.to_vec();
             sorted.sort_unstable();
             clique && !field.sets.contains(&sorted)
@@ -265,7 +273,8 @@ impl Request<'_> {
                 }
                 Heard::Message(from, Message::Refuse(refusal)) => return Err(refused(from, &refusal)),
                 Heard::Message(from, Message::Stuck(members)) => {
-                    let vanished = members.iter().find(|member| link.others().contains(member) && !core.is_online(member));
+                    let vanished =
+                        members.iter().find(|member| link.others().contains(member) && !core.is_online(member));
                     if let Some(member) = vanished {
                         return Err(Failure::Members(vec![(Missing::unreachable(core, *member), Fault::Gone)]));
                     }
@@ -322,12 +331,7 @@ fn silent(core: &Core, waiting: &[MemberId], stuck: &BTreeMap<MemberId, Vec<Memb
 
 /// The first subset of a size, in the order of preference, that fits.
 fn first_subset(from: &[MemberId], size: usize, fits: &dyn Fn(&[MemberId]) -> bool) -> Option<Vec<MemberId>> {
-    fn extend(
-        from: &[MemberId],
-        size: usize,
-        chosen: &mut Vec<MemberId>,
-        fits: &dyn Fn(&[MemberId]) -> bool,
-    ) -> bool {
+    fn extend(from: &[MemberId], size: usize, chosen: &mut Vec<MemberId>, fits: &dyn Fn(&[MemberId]) -> bool) -> bool {
         if chosen.len() == size {
             return fits(chosen);
         }

@@ -168,7 +168,9 @@ pub enum Message {
     /// The wallet is in use.
     Live,
     /// Hash of all scripts of the leased ranges, as derived by the sender, and its marks afterwards.
-    Granted { scripts: [u8; 32] },
+    Granted {
+        scripts: [u8; 32],
+    },
     /// The marks of a member that could not grant.
     Behind(Vec<(ChainId, u32)>),
     Outcome(Outcome),

@@ -18,14 +18,29 @@ const MAX_TRANSACTIONS: usize = 50_000;
 /// What the node tells.
 #[derive(Debug, Clone)]
 pub enum FeedEvent {
-    BlockConnected { height: u32, block: Block },
-    BlockDisconnected { height: u32, hash: BlockHash },
-    MempoolAdded { transaction: Transaction },
+    BlockConnected {
+        height: u32,
+        block: Block,
+    },
+    BlockDisconnected {
+        height: u32,
+        hash: BlockHash,
+    },
+    MempoolAdded {
+        transaction: Transaction,
+    },
     /// `reason` is Core's word, such as `conflict`.
-    MempoolRemoved { txid: Txid, reason: String },
+    MempoolRemoved {
+        txid: Txid,
+        reason: String,
+    },
     /// Everything up to this block is on the disk.
-    ChainStateFlushed { best: BlockHash },
-    TipChanged { height: u32 },
+    ChainStateFlushed {
+        best: BlockHash,
+    },
+    TipChanged {
+        height: u32,
+    },
 }
 
 /// An event as it waits.
@@ -33,7 +48,10 @@ pub enum FeedEvent {
 pub(super) enum Queued {
     Event(FeedEvent),
     /// A connected block whose body was too much to keep.
-    Connected { height: u32, hash: BlockHash },
+    Connected {
+        height: u32,
+        hash: BlockHash,
+    },
     /// Events were lost: look at the chain.
     Resync,
     Stop,

@@ -129,9 +129,8 @@ impl Loaded {
                 // The node does not know the block (it crashed before it was flushed): step down by height.
                 _ => {
                     let below = tip.height.checked_sub(1);
-                    let parent = below.and_then(|height| {
-                        self.chain.active_hash(height).map(|hash| BlockId { height, hash })
-                    });
+                    let parent =
+                        below.and_then(|height| self.chain.active_hash(height).map(|hash| BlockId { height, hash }));
                     let mut wallet = self.wallet();
                     wallet.set_tip(parent);
                     wallet.reconcile(|hash| self.chain.block_facts(hash).is_some_and(|facts| facts.in_active_chain))?;
@@ -184,7 +183,9 @@ impl Loaded {
 
     fn rescan_range(&self, start: u32, stop: Option<u32>) -> Result<Rescanned, RpcError> {
         if self.chain.prune_height().is_some_and(|lowest| start < lowest) {
-            return Err(RpcError::misc("Can't rescan beyond pruned data. Use RPC call getblockchaininfo to determine your pruned height."));
+            return Err(RpcError::misc(
+                "Can't rescan beyond pruned data. Use RPC call getblockchaininfo to determine your pruned height.",
+            ));
         }
         let tip = self.wallet().tip().map_or(0, |tip| tip.height);
         let end = stop.unwrap_or(tip).min(tip);
@@ -194,13 +195,9 @@ impl Loaded {
                 return Err(RpcError::misc("Rescan aborted."));
             }
             let block = self.chain.active_hash(height).and_then(|hash| self.chain.read_block(&hash));
-            let block = block.ok_or_else(|| {
-                RpcError::misc("Rescan failed. Potentially corrupted data files.")
-            })?;
+            let block = block.ok_or_else(|| RpcError::misc("Rescan failed. Potentially corrupted data files."))?;
             highest_time = highest_time.max(u64::from(block.header.time));
-            self.wallet()
-                .rescan_block(&block, height, highest_time, self.chain.now())
-                .map_err(storage_error)?;
+            self.wallet().rescan_block(&block, height, highest_time, self.chain.now()).map_err(storage_error)?;
             let done = u64::from(height - start + 1) * 1_000_000 / u64::from(end - start + 1);
             self.rescan.progress_ppm.store(u32::try_from(done).unwrap_or(1_000_000), Ordering::Relaxed);
         }

@@ -86,7 +86,8 @@ pub(super) fn cosigners(core: &Core) -> Vec<Cosigner> {
         .into_iter()
         .map(|status| {
             let member = keyless_p2p::cosigners::public_key_of(&status.peer).map(MemberId);
-            let shared = holdings.iter().filter(|holding| member.is_some_and(|member| holding.index_of(&member).is_some()));
+            let shared =
+                holdings.iter().filter(|holding| member.is_some_and(|member| holding.index_of(&member).is_some()));
             let banned = holdings.iter().any(|holding| {
                 member.and_then(|member| holding.index_of(&member)).is_some_and(|party| holding.bans().contains(&party))
             });

@@ -160,12 +160,7 @@ impl WalletManager {
         Ok(self.feed.clone())
     }
 
-    fn join_network(
-        self: &Arc<Self>,
-        carrier: Arc<dyn Carrier>,
-        events: cosigners::Events,
-        directories: &[String],
-    ) {
+    fn join_network(self: &Arc<Self>, carrier: Arc<dyn Carrier>, events: cosigners::Events, directories: &[String]) {
         let config = CoreConfig {
             identity: SigningIdentity::from_seed(self.options.identity.seed()),
             layout: Layout::Node {
@@ -194,7 +189,10 @@ impl WalletManager {
         let entries = match std::fs::read_dir(&self.options.wallets_dir) {
             Ok(entries) => entries,
             Err(error) => {
-                tracing::warn!("Error scanning directory entries under {}: {error}", self.options.wallets_dir.display());
+                tracing::warn!(
+                    "Error scanning directory entries under {}: {error}",
+                    self.options.wallets_dir.display()
+                );
                 return Vec::new();
             }
         };
@@ -259,10 +257,8 @@ impl WalletManager {
         }
         let dir = self.options.wallet_dir(name);
         let missing = |why: &str| {
-            let text = format!(
-                "Wallet file verification failed. Failed to load database path '{}'. {why}",
-                dir.display()
-            );
+            let text =
+                format!("Wallet file verification failed. Failed to load database path '{}'. {why}", dir.display());
             RpcError::new(code::RPC_WALLET_NOT_FOUND, text)
         };
         if !dir.exists() {
@@ -439,7 +435,9 @@ impl WalletManager {
                      keys, so cannot be used for wallets with private keys disabled.",
                 ));
             }
-            return Err(RpcError::wallet("Error: a passphrase for this member's share is not available in this version"));
+            return Err(RpcError::wallet(
+                "Error: a passphrase for this member's share is not available in this version",
+            ));
         }
         if request.disable_private_keys || request.blank {
             return Err(RpcError::wallet("Error: wallets without keys are not available in this version"));
@@ -657,7 +655,8 @@ impl Wallets for WalletManager {
     async fn list_dir(&self) -> Result<Vec<WalletOnDisk>> {
         let this = self.arc()?;
         blocking(move || {
-            let names = this.directories().into_iter().filter(|name| holding::is_complete(&this.options.wallet_dir(name)));
+            let names =
+                this.directories().into_iter().filter(|name| holding::is_complete(&this.options.wallet_dir(name)));
             Ok(names.map(|name| WalletOnDisk { name, warnings: Vec::new() }).collect())
         })
         .await

@@ -28,7 +28,15 @@ async fn with_one_member_gone_sends_go_on_and_with_two_an_error_names_them() {
     assert_eq!(error.code, -4);
     assert!(error.message.contains(&peer(1).to_string()) && error.message.contains(&peer(2).to_string()), "{error}");
     let mut held = 0;
-    cluster.nodes[0].manager.loaded("w").unwrap().wallet().locks().claims().values().for_each(|coins| held += coins.len());
+    cluster.nodes[0]
+        .manager
+        .loaded("w")
+        .unwrap()
+        .wallet()
+        .locks()
+        .claims()
+        .values()
+        .for_each(|coins| held += coins.len());
     assert_eq!(held, 0, "coins of a failed payment are free again");
 
     cluster.hub.attach(&peer(2));
