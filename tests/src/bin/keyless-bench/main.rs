@@ -1,0 +1,104 @@
+//! Measures what the project promises about speed, with real processes on loopback. Prints tables in Markdown.
+//!
+//! `keyless-bench signing [--short] [2-of-3] [3-of-5]`
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod cpu;
+mod floor;
+mod live;
+mod stats;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tss_wallet::wallet::keychain::AddressType;
+
+use crate::live::{Live, type_name};
+use crate::stats::{Sample, ms};
+
+const USAGE: &str = "usage: keyless-bench signing [--short] [2-of-3] [3-of-5]";
+const HUNDRED: u32 = 100;
+const SCHEMES: [AddressType; 2] = [AddressType::Bech32m, AddressType::Bech32];
+
+struct Runs {
+    wallets: usize,
+    sends: usize,
+    hundreds: usize,
+    floor: u32,
+}
+
+const FULL: Runs = Runs { wallets: 7, sends: 100, hundreds: 15, floor: 5 };
+const SHORT: Runs = Runs { wallets: 3, sends: 12, hundreds: 3, floor: 2 };
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let mut runs = FULL;
+    let mut quorums = Vec::new();
+    let Some(("signing", rest)) = args.split_first().map(|(first, rest)| (first.as_str(), rest)) else {
+        eprintln!("{USAGE}");
+        return ExitCode::FAILURE;
+    };
+    for arg in rest {
+        match arg.as_str() {
+            "--short" => runs = SHORT,
+            "2-of-3" => quorums.push((2, 3)),
+            "3-of-5" => quorums.push((3, 5)),
+            _ => {
+                eprintln!("{USAGE}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    if quorums.is_empty() {
+        quorums = vec![(2, 3), (3, 5)];
+    }
+    println!("{}", machine());
+    println!("| quorum | operation | runs | median ms | p99 ms | CPU of each member ms | floor ms | wall ÷ floor | libsecp256k1 ms | ratio |");
+    println!("| --- | --- | ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: |");
+    for (threshold, count) in quorums {
+        signing(threshold, count, &runs);
+    }
+    ExitCode::SUCCESS
+}
+
+/// What else the machine does decides what figures are worth.
+fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZeroUsize::get);
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load: Vec<&str> = load.split_whitespace().take(3).collect();
+    format!("{cores} cores, load averages before: {}\n", load.join(" "))
+}
+
+fn signing(threshold: u8, count: u8, runs: &Runs) {
+    let quorum = format!("{threshold}-of-{count}");
+    let shares = floor::generate(threshold, count);
+    let mut live = Live::start(usize::from(threshold), usize::from(count));
+    row(&quorum, "createwallet", &live.create_wallets(runs.wallets), None);
+    for address_type in SCHEMES {
+        let name = type_name(address_type);
+        let wallet = live.fund(address_type);
+        let least = |inputs, times| {
+            (floor::signing(&shares, address_type, inputs, times), floor::libsecp256k1(address_type, inputs))
+        };
+        let sample = live.sends(&wallet, address_type, runs.sends);
+        row(&quorum, &format!("{name}, sendtoaddress, 1 input"), &sample, Some(least(1, runs.floor * 4)));
+        let sample = live.hundred_inputs(&wallet, address_type, runs.hundreds);
+        let operation = format!("{name}, signrawtransactionwithwallet, 100 inputs");
+        row(&quorum, &operation, &sample, Some(least(HUNDRED, runs.floor)));
+    }
+    live.stop();
+}
+
+fn row(quorum: &str, operation: &str, sample: &Sample, least: Option<(Duration, Duration)>) {
+    let median = sample.median();
+    let cpu: Vec<String> = sample.cpu().into_iter().map(ms).collect();
+    let over = |base: Duration| median.as_secs_f64() / base.as_secs_f64();
+    let compared = match least {
+        Some((floor, single)) => {
+            format!("{} | {:.2} | {} | {:.0}", ms(floor), over(floor), ms(single), over(single))
+        }
+        None => "- | - | - | -".to_owned(),
+    };
+    let (runs, p99, cpu) = (sample.runs(), ms(sample.p99()), cpu.join(" "));
+    println!("| {quorum} | {operation} | {runs} | {} | {p99} | {cpu} | {compared} |", ms(median));
+}
