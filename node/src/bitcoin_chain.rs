@@ -181,7 +181,13 @@ impl Chain for KernelChain {
     }
 
     fn accept_transaction(&self, raw: &[u8]) -> TxOutcome {
-        let Ok(tx) = deserialize::<Transaction>(raw) else { return malformed() };
+        let Ok(tx) = deserialize::<Transaction>(raw) else {
+            // A few forms that can never be valid are read by Core alone; its verdict names them.
+            return match self.kernel.accept_tx(raw, false) {
+                Ok(Acceptance::Rejected(rejection)) => refused(None, rejection.to_string(), rejection.kind),
+                _ => malformed(),
+            };
+        };
         match self.kernel.accept_tx(raw, false) {
             Ok(acceptance) => self.outcome(&tx, acceptance),
             Err(error) => rejected(&tx, error.to_string(), RejectKind::Unknown),
@@ -302,9 +308,13 @@ impl KernelChain {
 }
 
 fn rejected(tx: &Transaction, reason: String, kind: RejectKind) -> TxOutcome {
+    refused(Some((tx.compute_txid(), tx.compute_wtxid())), reason, kind)
+}
+
+fn refused(ids: Option<(Txid, Wtxid)>, reason: String, kind: RejectKind) -> TxOutcome {
     TxOutcome::Rejected {
-        txid: Some(tx.compute_txid()),
-        wtxid: Some(tx.compute_wtxid()),
+        txid: ids.map(|(txid, _)| txid),
+        wtxid: ids.map(|(_, wtxid)| wtxid),
         reason,
         punish: kind == RejectKind::Consensus,
         reconsiderable: kind == RejectKind::Reconsiderable,

@@ -5,7 +5,7 @@
 
 use std::sync::OnceLock;
 
-use bitcoin::Block;
+use bitcoin::{Block, BlockHash};
 use bitcoin::consensus::deserialize;
 use keyless_kernel::{Notification, Notifications};
 use keyless_p2p::bitcoin::{ChainEvent, Handle};
@@ -48,7 +48,8 @@ impl Events {
         };
         let ids = |tx: &bitcoin::Transaction| (tx.compute_txid(), tx.compute_wtxid());
         let transactions = block.txdata.iter().map(ids).collect();
-        self.tell_network(ChainEvent::BlockConnected { hash: block.block_hash(), height, transactions });
+        let spent = block.txdata.iter().skip(1).flat_map(|tx| tx.input.iter().map(|i| i.previous_output)).collect();
+        self.tell_network(ChainEvent::BlockConnected { hash: block.block_hash(), height, transactions, spent });
         self.tell_wallets(FeedEvent::BlockConnected { height, block });
     }
 }
@@ -82,5 +83,12 @@ impl Notifications for Events {
             Notification::InitMessage(text) => tracing::info!("init message: {text}"),
             _ => {}
         }
+    }
+
+    fn fetch_block(&self, peer: i64, hash: BlockHash) -> Result<(), String> {
+        let unknown = || "Peer does not exist".to_owned();
+        let network = self.network.get().ok_or_else(unknown)?;
+        let id = u64::try_from(peer).map_err(|_| unknown())?;
+        network.fetch_block(id, hash).map_err(|error| error.to_string())
     }
 }

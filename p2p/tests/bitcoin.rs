@@ -385,9 +385,9 @@ fn added_nodes_are_kept_connected_until_removed() {
 #[test]
 fn banned_hosts_and_a_switched_off_network_take_nobody() {
     let node = Node::start();
-    let net = "127.0.0.0/8".parse().unwrap();
+    let net: net::permissions::Subnet = "127.0.0.0/8".parse().unwrap();
     let _peer = Client::ready(node.address());
-    assert!(node.handle.ban(net, 0, true));
+    assert!(node.handle.ban(net.clone(), 0, true));
     assert!(node.handle.peers().is_empty());
     assert!(Client::connect(node.address()).is_closed());
     assert_eq!(node.handle.bans().len(), 1);

@@ -103,6 +103,7 @@ impl Addresses {
         }
         let fresh = Entry { time, services: entry.services, tried: false, attempts: 0, last_try: Duration::ZERO };
         self.entries.insert(entry.address, fresh);
+        tracing::debug!(target: "addrman", "Added {} to new", entry.address);
         true
     }
 

@@ -136,7 +136,7 @@ impl Bans {
     pub(crate) fn list(&mut self, now: u64) -> Vec<Ban> {
         self.sweep(now);
         let ban = |(subnet, (created, until)): (&Subnet, &(u64, u64))| Ban {
-            subnet: *subnet,
+            subnet: subnet.clone(),
             created: *created,
             until: *until,
         };
@@ -165,8 +165,8 @@ mod tests {
         let mut bans = Bans::load(Some(file.clone()), 100);
         let net: Subnet = "10.0.0.0/8".parse().unwrap();
         let host: IpAddr = "10.1.2.3".parse().unwrap();
-        assert!(bans.ban(net, None, 100, 200));
-        assert!(!bans.ban(net, None, 100, 200));
+        assert!(bans.ban(net.clone(), None, 100, 200));
+        assert!(!bans.ban(net.clone(), None, 100, 200));
         assert!(!bans.ban(Subnet::single(host), Some(host), 100, 200));
         let mut again = Bans::load(Some(file), 150);
         assert!(again.is_banned(host, 150) && !again.is_banned(host, 200));

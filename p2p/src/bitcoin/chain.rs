@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bitcoin::block::Header;
-use bitcoin::{BlockHash, Txid, Work, Wtxid};
+use bitcoin::{BlockHash, OutPoint, Txid, Work, Wtxid};
 
 /// A block of the active chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,8 +185,8 @@ pub trait Chain: Send + Sync + 'static {
 pub enum ChainEvent {
     /// The active chain has a new tip, settled (Core's `UpdatedBlockTip`).
     TipChanged { hash: BlockHash, height: u32, initial_download: bool },
-    /// A block was connected; the ids of its transactions stop their relay.
-    BlockConnected { hash: BlockHash, height: u32, transactions: Vec<(Txid, Wtxid)> },
+    /// A block was connected; the ids of its transactions stop their relay, and what it spent ends orphans.
+    BlockConnected { hash: BlockHash, height: u32, transactions: Vec<(Txid, Wtxid)>, spent: Vec<OutPoint> },
     /// The mempool took a transaction: nobody is asked for it any more. It is not announced by this (a reorg refills the
     /// mempool silently); what came from a peer is announced anyway, what the node itself submits takes `Broadcast`.
     TxAdded { txid: Txid, wtxid: Wtxid, fee_sat: u64, vsize: u64 },

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use bitcoin::block::Header;
 use bitcoin::consensus::Decodable;
-use bitcoin::consensus::encode::{VarInt, deserialize_partial, serialize};
+use bitcoin::consensus::encode::{self, VarInt, deserialize_partial, serialize};
 use bitcoin::hashes::Hash;
 use bitcoin::p2p::ServiceFlags;
 use bitcoin::p2p::address::{AddrV2, AddrV2Message, Address};
@@ -26,6 +26,8 @@ pub(crate) const FEATURE_VERSION: u32 = 70_017;
 const LOCATOR_VERSION: u32 = 70_016;
 /// Core's `MAX_SUBVERSION_LENGTH`.
 const MAX_SUBVERSION_BYTES: usize = 256;
+/// Core's `MAX_ADDRV2_SIZE`.
+const MAX_ADDRV2_BYTES: u64 = 512;
 /// Core's `MAX_HEADERS_RESULTS`.
 pub(crate) const MAX_HEADERS: usize = 2_000;
 
@@ -35,7 +37,19 @@ pub(crate) const MAX_HEADERS: usize = 2_000;
 pub(crate) struct MessageError(pub(crate) String);
 
 pub(crate) fn decode<T: Decodable>(payload: &[u8]) -> Result<T, MessageError> {
-    deserialize_partial(payload).map(|(value, _)| value).map_err(|e| MessageError(e.to_string()))
+    deserialize_partial(payload).map(|(value, _)| value).map_err(decode_error)
+}
+
+fn decode_error(error: encode::Error) -> MessageError {
+    match error {
+        encode::Error::Io(_) => end_of_data(),
+        other => MessageError(other.to_string()),
+    }
+}
+
+/// Core's words for a payload that ends early.
+fn end_of_data() -> MessageError {
+    MessageError("DataStream::read(): end of data: iostream error".to_owned())
 }
 
 /// Takes bytes off the front of a payload.
@@ -47,16 +61,13 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn take(&mut self, bytes: usize) -> Result<&'a [u8], MessageError> {
-        let (taken, rest) = self
-            .0
-            .split_at_checked(bytes)
-            .ok_or_else(|| MessageError("DataStream::read(): end of data: iostream error".into()))?;
+        let (taken, rest) = self.0.split_at_checked(bytes).ok_or_else(end_of_data)?;
         self.0 = rest;
         Ok(taken)
     }
 
     pub(crate) fn value<T: Decodable>(&mut self) -> Result<T, MessageError> {
-        let (value, used) = deserialize_partial(self.0).map_err(|e| MessageError(e.to_string()))?;
+        let (value, used) = deserialize_partial(self.0).map_err(decode_error)?;
         self.0 = self.0.get(used..).unwrap_or_default();
         Ok(value)
     }
@@ -219,13 +230,7 @@ pub(crate) struct Gossip {
 /// Entries of an `addr` or `addrv2`: how many there were, and those of networks we can dial.
 pub(crate) fn decode_addresses(payload: &[u8], v2: bool) -> Result<(usize, Vec<Gossip>), MessageError> {
     if v2 {
-        let all: Vec<AddrV2Message> = decode(payload)?;
-        let count = all.len();
-        let usable = all.iter().filter_map(|entry| {
-            let address = entry.socket_addr().ok()?;
-            Some(Gossip { time: entry.time, services: entry.services, address })
-        });
-        return Ok((count, usable.collect()));
+        return decode_addrv2(payload);
     }
     let all: Vec<(u32, Address)> = decode(payload)?;
     let count = all.len();
@@ -235,6 +240,40 @@ pub(crate) fn decode_addresses(payload: &[u8], v2: bool) -> Result<(usize, Vec<G
         Some(Gossip { time: *time, services: entry.services, address })
     });
     Ok((count, usable.collect()))
+}
+
+/// BIP 155: entries of networks that we do not know are skipped.
+fn decode_addrv2(payload: &[u8]) -> Result<(usize, Vec<Gossip>), MessageError> {
+    let mut reader = Reader(payload);
+    let VarInt(count) = reader.value()?;
+    let mut usable = Vec::new();
+    for _ in 0..count {
+        let time: u32 = reader.value()?;
+        let VarInt(services) = reader.value()?;
+        let network: u8 = reader.value()?;
+        let VarInt(length) = reader.value()?;
+        if length > MAX_ADDRV2_BYTES {
+            let text = format!("Address too long: {length} > {MAX_ADDRV2_BYTES}: iostream error");
+            return Err(MessageError(text));
+        }
+        let bytes = reader.take(usize::try_from(length).unwrap_or(usize::MAX))?;
+        let port = reader.take(2)?;
+        let ip = match (network, bytes.len()) {
+            (1, 4) => bytes.try_into().map(|b: [u8; 4]| IpAddr::from(b)).ok(),
+            (2, 16) => bytes.try_into().map(|b: [u8; 16]| IpAddr::from(b)).ok(),
+            (1 | 2, length) => {
+                let (name, right) = if network == 1 { ("IPv4", 4) } else { ("IPv6", 16) };
+                let text = format!("BIP155 {name} address with length {length} (should be {right}): iostream error");
+                return Err(MessageError(text));
+            }
+            _ => None,
+        };
+        let port = port.iter().fold(0, |port, byte| port << 8 | u16::from(*byte));
+        if let Some(ip) = ip {
+            usable.push(Gossip { time, services: ServiceFlags::from(services), address: SocketAddr::new(ip, port) });
+        }
+    }
+    Ok((usize::try_from(count).unwrap_or(usize::MAX), usable))
 }
 
 pub(crate) fn encode_addresses(entries: &[Gossip], v2: bool) -> Vec<u8> {

@@ -3,12 +3,14 @@
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
-use bitcoin::{Txid, Wtxid};
+use bitcoin::{OutPoint, Txid, Wtxid};
 
 use super::handle::{Orphan, PeerId};
 
 /// Orphans kept at once; the oldest make room.
-const MAX_ORPHANS: usize = 100;
+const MAX_ORPHANS: usize = 3_000;
+/// Bytes kept at once.
+const MAX_TOTAL_BYTES: usize = 10_000_000;
 /// Core's `MAX_STANDARD_TX_WEIGHT`: anything larger could not be relayed anyway. Serialized bytes.
 const MAX_ORPHAN_BYTES: usize = 400_000;
 /// Orphans of children whose parents never came leave after this.
@@ -21,6 +23,7 @@ struct Entry {
     raw: Vec<u8>,
     txid: Txid,
     parents: BTreeSet<Txid>,
+    spends: Vec<OutPoint>,
     from: Vec<PeerId>,
     expires: Duration,
 }
@@ -30,6 +33,7 @@ pub(crate) struct Orphans {
     entries: HashMap<Wtxid, Entry>,
     order: VecDeque<Wtxid>,
     children: HashMap<Txid, HashSet<Wtxid>>,
+    bytes: usize,
 }
 
 impl Orphans {
@@ -39,6 +43,7 @@ impl Orphans {
         raw: Vec<u8>,
         (txid, wtxid): (Txid, Wtxid),
         parents: &[Txid],
+        spends: Vec<OutPoint>,
         from: PeerId,
         now: Duration,
     ) -> bool {
@@ -51,7 +56,7 @@ impl Orphans {
         if raw.len() > MAX_ORPHAN_BYTES {
             return false;
         }
-        while self.entries.len() >= MAX_ORPHANS {
+        while self.entries.len() >= MAX_ORPHANS || self.bytes + raw.len() > MAX_TOTAL_BYTES {
             let Some(oldest) = self.order.front().copied() else { break };
             self.remove(&oldest);
         }
@@ -60,7 +65,8 @@ impl Orphans {
             self.children.entry(*parent).or_default().insert(wtxid);
         }
         self.order.push_back(wtxid);
-        let entry = Entry { raw, txid, parents, from: vec![from], expires: now + EXPIRY };
+        self.bytes += raw.len();
+        let entry = Entry { raw, txid, parents, spends, from: vec![from], expires: now + EXPIRY };
         self.entries.insert(wtxid, entry);
         true
     }
@@ -86,6 +92,7 @@ impl Orphans {
 
     pub(crate) fn remove(&mut self, wtxid: &Wtxid) {
         let Some(entry) = self.entries.remove(wtxid) else { return };
+        self.bytes = self.bytes.saturating_sub(entry.raw.len());
         self.order.retain(|other| other != wtxid);
         for parent in &entry.parents {
             if let Some(children) = self.children.get_mut(parent) {
@@ -106,6 +113,23 @@ impl Orphans {
             }
         }
         lonely.iter().for_each(|wtxid| self.remove(wtxid));
+    }
+
+    /// Removes what a block contains or conflicts with, and tells how many that were.
+    pub(crate) fn block(&mut self, transactions: &[(Txid, Wtxid)], spent: &[OutPoint]) -> usize {
+        if self.entries.is_empty() {
+            return 0;
+        }
+        let spent: HashSet<&OutPoint> = spent.iter().collect();
+        let mut gone: HashSet<Wtxid> =
+            transactions.iter().map(|(_, wtxid)| *wtxid).filter(|wtxid| self.contains(wtxid)).collect();
+        for (wtxid, entry) in &self.entries {
+            if entry.spends.iter().any(|outpoint| spent.contains(outpoint)) {
+                gone.insert(*wtxid);
+            }
+        }
+        gone.iter().for_each(|wtxid| self.remove(wtxid));
+        gone.len()
     }
 
     pub(crate) fn expire(&mut self, now: Duration) {
@@ -138,8 +162,8 @@ mod tests {
     fn the_oldest_makes_room_and_indexes_stay_clean() {
         let mut orphans = Orphans::default();
         let parent = ids(9_999).0;
-        for n in 0..150 {
-            assert!(orphans.add(vec![0], ids(n), &[parent], 1, Duration::ZERO));
+        for n in 0..3_050 {
+            assert!(orphans.add(vec![0], ids(n), &[parent], Vec::new(), 1, Duration::ZERO));
         }
         assert!(!orphans.contains(&ids(49).1) && orphans.contains(&ids(50).1));
         assert_eq!(orphans.children_of(&parent, 1).len(), MAX_ORPHANS);
@@ -151,13 +175,13 @@ mod tests {
     fn children_of_the_asking_peer_come_first() {
         let mut orphans = Orphans::default();
         let parent = ids(1).0;
-        orphans.add(vec![2], ids(2), &[parent], 1, Duration::ZERO);
-        orphans.add(vec![3], ids(3), &[parent], 2, Duration::ZERO);
+        orphans.add(vec![2], ids(2), &[parent], Vec::new(), 1, Duration::ZERO);
+        orphans.add(vec![3], ids(3), &[parent], Vec::new(), 2, Duration::ZERO);
         assert_eq!(orphans.children_of(&parent, 2)[0].1, vec![3]);
-        assert!(!orphans.add(vec![3], ids(3), &[parent], 1, Duration::ZERO));
+        assert!(!orphans.add(vec![3], ids(3), &[parent], Vec::new(), 1, Duration::ZERO));
         assert_eq!(orphans.list()[1].from, [2, 1]);
         orphans.expire(EXPIRY);
         assert!(orphans.list().is_empty());
-        assert!(!orphans.add(vec![0; MAX_ORPHAN_BYTES + 1], ids(4), &[parent], 1, Duration::ZERO));
+        assert!(!orphans.add(vec![0; MAX_ORPHAN_BYTES + 1], ids(4), &[parent], Vec::new(), 1, Duration::ZERO));
     }
 }

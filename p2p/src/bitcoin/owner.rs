@@ -43,6 +43,7 @@ use super::socket::SocketEvent;
 use super::transport::{Opening, TransportError};
 use super::wire::Frame;
 use connections::Dials;
+use inventory::RecentBlock;
 use transactions::Relay;
 
 /// Frames and socket events waiting for the owner.
@@ -99,6 +100,8 @@ pub(super) struct Owner {
     /// Peers whose headers are being synced.
     syncing: usize,
     last_inv_headers_trigger: Option<BlockHash>,
+    /// Transactions of the newest block, once a peer asked for one.
+    recent_block: Option<RecentBlock>,
     /// The tip announced last.
     announced_tip: Option<(BlockHash, u32)>,
     last_tip_update: Duration,
@@ -145,6 +148,7 @@ impl Owner {
             relay: Relay::default(),
             syncing: 0,
             last_inv_headers_trigger: None,
+            recent_block: None,
             announced_tip: Some((tip.hash, tip.height)),
             last_tip_update: now,
             received_total: 0,
@@ -383,7 +387,9 @@ impl Owner {
             ChainEvent::TipChanged { hash, height, initial_download } => {
                 self.tip_changed(hash, height, initial_download);
             }
-            ChainEvent::BlockConnected { transactions, .. } => self.block_connected(&transactions),
+            ChainEvent::BlockConnected { transactions, spent, .. } => {
+                self.block_connected(&transactions, &spent);
+            }
             ChainEvent::TxAdded { txid, wtxid, .. } => self.relay.entered(&txid, &wtxid),
             ChainEvent::Broadcast { txid, wtxid } => {
                 self.relay.entered(&txid, &wtxid);

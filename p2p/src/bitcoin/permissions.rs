@@ -73,9 +73,17 @@ pub enum PermissionError {
     NoPort(String),
 }
 
+/// A range of IP addresses, or one host of a network that hides them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Subnet {
+    Range(IpRange),
+    /// `.onion` or `.b32.i2p`, in lower case.
+    Hidden(String),
+}
+
 /// A range of IP addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Subnet {
+pub struct IpRange {
     address: IpAddr,
     prefix: u8,
 }
@@ -89,9 +97,22 @@ impl Subnet {
     pub fn single(address: IpAddr) -> Self {
         let address = address.to_canonical();
         let prefix = if address.is_ipv4() { 32 } else { 128 };
-        Self { address, prefix }
+        Self::Range(IpRange { address, prefix })
     }
 
+    pub fn contains(&self, address: IpAddr) -> bool {
+        matches!(self, Self::Range(range) if range.contains(address))
+    }
+
+    /// The address, if it covers one only.
+    pub fn single_address(&self) -> Option<IpAddr> {
+        let Self::Range(range) = self else { return None };
+        let full = if range.address.is_ipv4() { 32 } else { 128 };
+        (range.prefix == full).then_some(range.address)
+    }
+}
+
+impl IpRange {
     /// `None` if the prefix is longer than the address.
     pub fn new(address: IpAddr, prefix: u8) -> Option<Self> {
         let address = match address {
@@ -109,12 +130,6 @@ impl Subnet {
     pub fn contains(&self, address: IpAddr) -> bool {
         Self::new(address.to_canonical(), self.prefix).is_some_and(|masked| masked.address == self.address)
     }
-
-    /// The address, if it covers one only.
-    pub fn single_address(&self) -> Option<IpAddr> {
-        let full = if self.address.is_ipv4() { 32 } else { 128 };
-        (self.prefix == full).then_some(self.address)
-    }
 }
 
 impl FromStr for Subnet {
@@ -122,18 +137,21 @@ impl FromStr for Subnet {
 
     fn from_str(text: &str) -> Result<Self, SubnetError> {
         let Some((address, mask)) = text.split_once('/') else {
+            if text.ends_with(".onion") || text.ends_with(".b32.i2p") {
+                return Ok(Self::Hidden(text.to_ascii_lowercase()));
+            }
             return text.parse().map(Self::single).map_err(|_| SubnetError);
         };
         let address: IpAddr = address.parse().map_err(|_| SubnetError)?;
-        if let Ok(prefix) = mask.parse::<u8>() {
-            return Self::new(address, prefix).ok_or(SubnetError);
-        }
-        let prefix = match (address, mask.parse::<IpAddr>().map_err(|_| SubnetError)?) {
-            (IpAddr::V4(_), IpAddr::V4(m)) => contiguous(m.to_bits().leading_ones(), m.to_bits() as u128, 32),
-            (IpAddr::V6(_), IpAddr::V6(m)) => contiguous(m.to_bits().leading_ones(), m.to_bits(), 128),
-            _ => None,
+        let prefix = match mask.parse::<u8>() {
+            Ok(prefix) => Some(prefix),
+            Err(_) => match (address, mask.parse::<IpAddr>().map_err(|_| SubnetError)?) {
+                (IpAddr::V4(_), IpAddr::V4(m)) => contiguous(m.to_bits().leading_ones(), m.to_bits().into(), 32),
+                (IpAddr::V6(_), IpAddr::V6(m)) => contiguous(m.to_bits().leading_ones(), m.to_bits(), 128),
+                _ => None,
+            },
         };
-        Self::new(address, prefix.ok_or(SubnetError)?).ok_or(SubnetError)
+        prefix.and_then(|prefix| IpRange::new(address, prefix)).map(Self::Range).ok_or(SubnetError)
     }
 }
 
@@ -143,7 +161,10 @@ fn contiguous(ones: u32, mask: u128, width: u32) -> Option<u8> {
 
 impl fmt::Display for Subnet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix)
+        match self {
+            Self::Range(range) => write!(f, "{}/{}", range.address, range.prefix),
+            Self::Hidden(name) => f.write_str(name),
+        }
     }
 }
 
@@ -249,6 +270,8 @@ mod tests {
         assert!(!net.contains("10.2.0.1".parse().unwrap()));
         assert!("10.0.0.0/33".parse::<Subnet>().is_err());
         assert!("10.0.0.0/255.0.255.0".parse::<Subnet>().is_err());
+        let hidden = "pg6mmjiyjmcrsslvykfwnntlaru7p5svn6y2ymmju6nubxndf4pscryd.onion";
+        assert_eq!(hidden.parse::<Subnet>().unwrap().to_string(), hidden);
         assert!("0.0.0.0/0".parse::<Subnet>().unwrap().contains("9.9.9.9".parse().unwrap()));
     }
 }

@@ -95,7 +95,7 @@ impl Owner {
         let now = self.chain.now().as_secs();
         let until = if until == 0 { now + self.config.ban_time.as_secs() } else { until };
         let address = subnet.single_address().filter(|_| !exact);
-        let banned = self.bans.ban(subnet, address, now, until);
+        let banned = self.bans.ban(subnet.clone(), address, now, until);
         if banned {
             self.disconnect(&Whom::Subnet(subnet));
         }

@@ -34,7 +34,11 @@ const RETRY_LAST: Duration = Duration::from_secs(60);
 const SEARCH_INTERVAL: Duration = Duration::from_millis(500);
 /// Before seeds are asked while known addresses are tried.
 const SEED_DELAY: Duration = Duration::from_secs(11);
-/// Addresses known that make seeds unnecessary.
+/// The same with many known addresses.
+const SEED_DELAY_MANY: Duration = Duration::from_secs(300);
+/// Peers that make seeds unnecessary.
+const ENOUGH_OUTBOUND: usize = 2;
+/// Addresses that count as many.
 const ENOUGH_ADDRESSES: usize = 1_000;
 const FEELER_INTERVAL: Duration = Duration::from_secs(120);
 /// Unbroadcast transactions, saved addresses, forgotten orphans.
@@ -77,7 +81,9 @@ pub(super) struct Dials {
     next_ticket: u64,
     next_search: Instant,
     next_feeler: Instant,
-    seeds_at: Option<Instant>,
+    /// Since when seeds could be asked; nothing once they were, or are not needed.
+    seeds_since: Option<Instant>,
+    seeds_announced: bool,
     next_rebroadcast: Instant,
     next_save: Instant,
 }
@@ -102,7 +108,8 @@ impl Dials {
             next_ticket: 0,
             next_search: now,
             next_feeler: now + FEELER_INTERVAL,
-            seeds_at: Some(if config.force_dns_seed { now } else { now + SEED_DELAY }),
+            seeds_since: Some(now),
+            seeds_announced: false,
             next_rebroadcast: now + REBROADCAST_INTERVAL,
             next_save: now + SAVE_INTERVAL,
         }
@@ -365,22 +372,45 @@ impl Owner {
         for (node, v2) in due {
             self.start_dial(&node, ConnectionType::Manual, v2);
         }
-        if self.config.outbound == Outbound::Automatic && self.dials.next_search <= now {
+        if self.dials.next_search <= now {
             self.dials.next_search = now + SEARCH_INTERVAL;
-            self.ask_seeds(now);
-            self.search(now);
+            self.ask_seeds();
+            if self.config.outbound == Outbound::Automatic {
+                self.search(now);
+            }
         }
     }
 
-    fn ask_seeds(&mut self, now: Instant) {
-        let due = self.dials.seeds_at.is_some_and(|at| at <= now || self.addresses.len() == 0);
-        if !due {
-            return;
+    /// Seeds are asked when addresses are lacking, and else only after known ones had their time.
+    fn ask_seeds(&mut self) {
+        let Some(since) = self.dials.seeds_since else { return };
+        let many = self.addresses.len() >= ENOUGH_ADDRESSES;
+        let wait = if many { SEED_DELAY_MANY } else { SEED_DELAY };
+        let waits = !self.config.force_dns_seed && self.addresses.len() > 0;
+        if !self.dials.seeds_announced {
+            self.dials.seeds_announced = true;
+            self.ask_seed_nodes();
+            if self.config.dns_seeds.is_empty() {
+                tracing::info!("DNS seeding disabled");
+                self.dials.seeds_since = None;
+                return;
+            }
+            if waits {
+                tracing::info!("Waiting {} seconds before querying DNS seeds.", wait.as_secs());
+            }
         }
-        self.dials.seeds_at = None;
-        if !self.config.force_dns_seed && self.addresses.len() >= ENOUGH_ADDRESSES {
-            return;
+        if waits {
+            let full = self.peers.values().filter(|peer| peer.ready && peer.kind == ConnectionType::OutboundFullRelay);
+            if since.elapsed() >= SEED_DELAY && full.count() >= ENOUGH_OUTBOUND {
+                tracing::info!("P2P peers available. Skipped DNS seeding.");
+                self.dials.seeds_since = None;
+                return;
+            }
+            if since.elapsed() < wait {
+                return;
+            }
         }
+        self.dials.seeds_since = None;
         for seed in self.config.dns_seeds.clone() {
             tracing::info!("Loading addresses from DNS seed {seed}");
             self.runtime.spawn(socket::ask_seed(
@@ -390,6 +420,9 @@ impl Owner {
                 self.events_in.clone(),
             ));
         }
+    }
+
+    fn ask_seed_nodes(&mut self) {
         for node in self.config.seed_nodes.clone() {
             self.start_dial(&node, ConnectionType::AddrFetch, self.config.v2_transport);
         }

@@ -109,7 +109,7 @@ impl Owner {
             book.tokens = (book.tokens + passed * TOKENS_PER_SECOND).min(MAX_ADDRESSES as f64);
         }
         book.tokens_at = now;
-        let (mut processed, mut limited) = (0_u64, 0_u64);
+        let (mut processed, mut limited, mut added) = (0_u64, 0_u64, 0);
         let mut fresh = Vec::new();
         for entry in &entries {
             if peer.addresses.tokens < 1.0 && !peer.has(Permissions::ADDR) {
@@ -127,7 +127,7 @@ impl Owner {
             if recent && !peer.addresses.getaddr_sent && count <= 10 {
                 fresh.push(entry);
             }
-            self.addresses.learn(&entry, Duration::from_secs(2 * 60 * 60));
+            added += usize::from(self.addresses.learn(&entry, Duration::from_secs(2 * 60 * 60)));
         }
         peer.addresses.processed += processed;
         peer.addresses.rate_limited += limited;
@@ -136,6 +136,10 @@ impl Owner {
             "Received addr: {count} addresses ({processed} processed, {limited} rate-limited) from peer={}",
             peer.id
         );
+        if added > 0 {
+            let source = peer.address.ip();
+            tracing::debug!(target: "addrman", "Added {added} addresses (of {count}) from {source}");
+        }
         if count < MAX_ADDRESSES {
             peer.addresses.getaddr_sent = false;
         }

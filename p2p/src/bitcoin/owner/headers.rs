@@ -259,17 +259,14 @@ impl Owner {
         if self.chain.header(&last.hash).is_none_or(|info| info.failed) || !peer.can_serve_witnesses() {
             return;
         }
-        let missing = self.chain.missing_blocks(&last.hash, WINDOW, MAX_IN_FLIGHT + 1);
-        if missing.len() > MAX_IN_FLIGHT {
-            tracing::debug!(
-                target: "net",
-                "Large reorg, won't direct fetch to {} ({})", last.hash, last.height
-            );
+        let most = self.downloads.total() + MAX_IN_FLIGHT + 1;
+        let mut wanted = self.chain.missing_blocks(&last.hash, WINDOW, most);
+        wanted.retain(|block| !self.downloads.is_requested(&block.hash));
+        if wanted.len() > MAX_IN_FLIGHT {
+            tracing::debug!(target: "net", "Large reorg, won't direct fetch to {} ({})", last.hash, last.height);
             return;
         }
-        let room = MAX_IN_FLIGHT.saturating_sub(self.downloads.count(peer.id));
-        let wanted: Vec<_> =
-            missing.into_iter().filter(|block| !self.downloads.is_requested(&block.hash)).take(room).collect();
+        wanted.truncate(MAX_IN_FLIGHT.saturating_sub(self.downloads.count(peer.id)));
         for block in &wanted {
             tracing::debug!(target: "net", "Requesting block {} from peer={}", block.hash, peer.id);
         }

@@ -1,8 +1,10 @@
 //! `inv`, `getdata`, `notfound`, `mempool`: who has what, and handing it out.
 
-use bitcoin::BlockHash;
+use std::collections::HashMap;
+
 use bitcoin::hashes::Hash;
 use bitcoin::p2p::message_blockdata::Inventory;
+use bitcoin::{Block, BlockHash, Transaction};
 
 use super::handshake::misbehaving;
 use super::{Owner, Step, gone};
@@ -10,10 +12,33 @@ use crate::bitcoin::chain::TxRef;
 use crate::bitcoin::message::{self, inventory_name};
 use crate::bitcoin::peer::Peer;
 use crate::bitcoin::permissions::Permissions;
-use crate::bitcoin::requests::{Announcer, MAX_ANNOUNCEMENTS};
+use crate::bitcoin::requests::{self, Announcer, MAX_ANNOUNCEMENTS};
 
 /// Core's `MAX_INV_SZ`.
 pub(super) const MAX_INV: usize = 50_000;
+
+/// Transactions of the newest block, by either id.
+#[derive(Debug)]
+pub(super) struct RecentBlock {
+    hash: BlockHash,
+    transactions: Vec<Transaction>,
+    positions: HashMap<[u8; 32], usize>,
+}
+
+impl RecentBlock {
+    fn new(hash: BlockHash, transactions: Vec<Transaction>) -> Self {
+        let mut positions = HashMap::new();
+        for (at, tx) in transactions.iter().enumerate() {
+            positions.insert(tx.compute_txid().to_byte_array(), at);
+            positions.insert(tx.compute_wtxid().to_byte_array(), at);
+        }
+        Self { hash, transactions, positions }
+    }
+
+    fn find(&self, tx: &TxRef) -> Option<&Transaction> {
+        self.transactions.get(*self.positions.get(&requests::key(tx))?)
+    }
+}
 
 /// The transaction that an item names, if it names one.
 pub(super) fn tx_ref(item: &Inventory) -> Option<TxRef> {
@@ -92,7 +117,7 @@ impl Owner {
     }
 
     fn on_tx_inv(&mut self, peer: &mut Peer, item: &Inventory, tx: TxRef, syncing: bool) {
-        peer.knows_tx(crate::bitcoin::requests::key(&tx));
+        peer.knows_tx(requests::key(&tx));
         if syncing {
             return;
         }
@@ -164,8 +189,13 @@ impl Owner {
     /// Hands out a transaction that was in the mempool when we last announced to this peer, or left it in the last block.
     fn serve_tx(&mut self, peer: &mut Peer, item: &Inventory, tx: TxRef) -> bool {
         let last = peer.txs.as_ref().map_or(0, |txs| txs.last_inv_sequence);
-        let Some(found) = self.chain.transaction(tx).filter(|found| found.sequence < last) else {
-            return false;
+        let found = self.chain.transaction(tx).filter(|found| found.sequence < last);
+        let Some(found) = found else {
+            let Some(raw) = self.recently_confirmed(tx, matches!(item, Inventory::Transaction(_))) else {
+                return false;
+            };
+            self.send(peer, "tx", raw);
+            return true;
         };
         let raw = match item {
             Inventory::Transaction(_) => message::transaction_without_witness(&found.raw),
@@ -175,6 +205,18 @@ impl Owner {
         self.send(peer, "tx", raw);
         self.chain.remove_unbroadcast(&found.txid);
         true
+    }
+
+    /// A transaction of the newest block: who was told of it before the block may still ask.
+    fn recently_confirmed(&mut self, tx: TxRef, bare: bool) -> Option<Vec<u8>> {
+        let tip = self.chain.tip().hash;
+        if self.recent_block.as_ref().is_none_or(|recent| recent.hash != tip) {
+            let block: Block = message::decode(&self.chain.read_block(&tip)?).ok()?;
+            self.recent_block = Some(RecentBlock::new(tip, block.txdata));
+        }
+        let found = self.recent_block.as_ref()?.find(&tx)?;
+        let raw = bitcoin::consensus::serialize(found);
+        if bare { message::transaction_without_witness(&raw) } else { Some(raw) }
     }
 
     pub(super) fn on_notfound(&mut self, peer: &mut Peer, payload: &[u8]) -> Step {

@@ -16,8 +16,8 @@ const TIMEOUT_INTERVAL: Duration = Duration::from_secs(20 * 60);
 const FEE_FILTER_INTERVAL: Duration = Duration::from_secs(10 * 60);
 const FEE_FILTER_MAX_CHANGE_DELAY: Duration = Duration::from_secs(5 * 60);
 const ADDR_FETCH_TIMEOUT: Duration = Duration::from_secs(300);
-/// All the money: nothing passes. As Core's filter rounds it.
-const FILTER_ALL: u64 = 9_170_997;
+/// All the money: nothing passes. As Core rounds it with the default incremental feerate.
+const FILTER_ALL: u64 = 9_936_506;
 
 /// An exponentially distributed wait.
 pub(super) fn random_wait(mean: Duration) -> Duration {
@@ -68,10 +68,10 @@ impl Owner {
         let never = (peer.received_seen == 0, peer.sent_seen == 0);
         let reason = if never.0 || never.1 {
             format!(
-                "socket no message in first {} seconds,{}{}",
+                "socket no message in first {} seconds{}{}",
                 self.config.peer_timeout.as_secs(),
-                if never.0 { " never received from peer" } else { "" },
-                if never.1 { " never sent to peer" } else { "" }
+                if never.0 { ", never received from peer" } else { "" },
+                if never.1 { ", never sent to peer" } else { "" }
             )
         } else if now > peer.last_sent + TIMEOUT_INTERVAL {
             format!("socket sending timeout: {}s", now.saturating_sub(peer.last_sent).as_secs())

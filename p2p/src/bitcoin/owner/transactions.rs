@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use bitcoin::hashes::Hash;
-use bitcoin::{Transaction, Txid, Wtxid};
+use bitcoin::{OutPoint, Transaction, Txid, Wtxid};
 
 use super::inventory::{announcer, spoken_id};
 use super::{Owner, Step, gone};
@@ -66,7 +66,8 @@ impl Relay {
 
     pub(super) fn confirmed(&mut self, transactions: &[(Txid, Wtxid)]) {
         for (txid, wtxid) in transactions {
-            self.entered(txid, wtxid);
+            self.requests.forget(&TxRef::Txid(*txid));
+            self.requests.forget(&TxRef::Wtxid(*wtxid));
             self.confirmed.insert(txid.to_byte_array());
             self.confirmed.insert(wtxid.to_byte_array());
         }
@@ -105,7 +106,16 @@ impl Owner {
         if self.chain.is_initial_block_download() {
             return Ok(());
         }
-        let tx: Transaction = message::decode(payload)?;
+        let tx: Transaction = match message::decode(payload) {
+            Ok(tx) => tx,
+            Err(error) => {
+                // The kernel reads a few forms that are never valid, and has its own word for them.
+                if let TxOutcome::Rejected { reason, .. } = self.chain.accept_transaction(payload) {
+                    tracing::debug!(target: "mempoolrej", "tx from peer={} was not accepted: {reason}", peer.id);
+                }
+                return Err(error.into());
+            }
+        };
         let (txid, wtxid) = (tx.compute_txid(), tx.compute_wtxid());
         peer.knows_tx(spoken_id(peer, &txid, &wtxid));
         self.relay.requests.answered(peer.id, &TxRef::Txid(txid));
@@ -234,7 +244,10 @@ impl Owner {
             }
         }
         let ids = (tx.txid, tx.wtxid);
-        if self.relay.orphans.add(tx.raw.clone(), ids, parents, tx.from, now) {
+        let spends = message::decode::<Transaction>(&tx.raw)
+            .map(|tx| tx.input.iter().map(|input| input.previous_output).collect())
+            .unwrap_or_default();
+        if self.relay.orphans.add(tx.raw.clone(), ids, parents, spends, tx.from, now) {
             tracing::debug!(
                 target: "txpackages",
                 "stored orphan tx {} (wtxid={}), weight: {}", tx.txid, tx.wtxid, tx.raw.len()
@@ -292,8 +305,18 @@ impl Owner {
         }
     }
 
-    pub(super) fn block_connected(&mut self, transactions: &[(Txid, Wtxid)]) {
-        self.relay.confirmed(transactions);
+    pub(super) fn block_connected(&mut self, transactions: &[(Txid, Wtxid)], spent: &[OutPoint]) {
+        // Blocks of the initial download are not what peers announce transactions of.
+        if !self.chain.is_initial_block_download() {
+            self.relay.confirmed(transactions);
+        }
+        let erased = self.relay.orphans.block(transactions, spent);
+        if erased > 0 {
+            tracing::debug!(
+                target: "txpackages",
+                "Erased {erased} orphan transaction(s) included or conflicted by block"
+            );
+        }
         if let Some(timeout) = self.downloads.relax() {
             tracing::debug!(
                 target: "net",
