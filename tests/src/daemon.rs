@@ -35,8 +35,11 @@ impl Kind {
     }
 }
 
-/// A binary of this workspace, beside the test's own.
+/// A binary of this workspace: in the folder that `KEYLESS_BIN` names, else beside the test's own.
 pub fn built(name: &str) -> PathBuf {
+    if let Some(folder) = std::env::var_os("KEYLESS_BIN") {
+        return PathBuf::from(folder).join(name);
+    }
     let mut folder = std::env::current_exe().expect("a test has a path");
     folder.pop();
     if folder.ends_with("deps") {
@@ -290,7 +293,13 @@ impl Drop for Daemon {
             let _ = child.wait();
         }
         if std::thread::panicking() {
-            eprintln!("--- {:?} {}\n{}{}", self.options.kind, self.datadir().display(), self.stderr(), tail(&self.log()));
+            eprintln!(
+                "--- {:?} {}\n{}{}",
+                self.options.kind,
+                self.datadir().display(),
+                self.stderr(),
+                tail(&self.log())
+            );
         }
     }
 }

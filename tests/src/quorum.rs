@@ -53,11 +53,13 @@ impl Quorum {
             let conf = &mut member.options.conf;
             conf.push(format!("threshold={threshold}"));
             conf.push("keypool=50".into());
-            conf.push(format!("cosignerbind=/ip4/127.0.0.1/tcp/{}", ports[m]));
-            conf.push(match discovery {
-                Discovery::Static => "cosignerdiscovery=static".into(),
-                Discovery::Mdns => "cosignerdiscovery=mdns".into(),
-            });
+            // Addresses of the loopback interface are not announced by mDNS.
+            let (interface, discovery_option) = match discovery {
+                Discovery::Static => ("127.0.0.1", "static"),
+                Discovery::Mdns => ("0.0.0.0", "mdns"),
+            };
+            conf.push(format!("cosignerbind=/ip4/{interface}/tcp/{}", ports[m]));
+            conf.push(format!("cosignerdiscovery={discovery_option}"));
             for other in (0..n).filter(|other| *other != m) {
                 let at = match discovery {
                     Discovery::Static => format!("@/ip4/127.0.0.1/tcp/{}", ports[other]),
@@ -91,6 +93,11 @@ impl Quorum {
     /// Creates a wallet on member 0 and waits until all members have it.
     pub fn create_wallet(&self, name: &str) {
         self.members[0].call("createwallet", json!([name]));
+        self.wait_wallet(name);
+    }
+
+    /// Until every running member has the wallet loaded.
+    pub fn wait_wallet(&self, name: &str) {
         for member in self.members.iter().filter(|member| member.is_running()) {
             until_true("the wallet is on every member", FIND_DEADLINE, || {
                 member.call("listwallets", json!([])).as_array().expect("a list").contains(&json!(name))

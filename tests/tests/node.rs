@@ -3,23 +3,41 @@
 
 use std::time::Duration;
 
+use bitcoin::consensus::encode;
+use bitcoin::{Address, Network, ScriptBuf, Transaction, Witness};
 use keyless_tests::daemon::{bitcoin_cli, built, free_port};
 use keyless_tests::wait::until_true;
 use keyless_tests::{Daemon, Kind, Options};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const SYNC_DEADLINE: Duration = Duration::from_secs(60);
 /// `raw(51)`: anyone can spend it.
 const ANYONE: &str = "raw(51)#8lvh9jxk";
 
+/// OP_TRUE as a witness script: anyone can spend it by a standard transaction.
+fn anyone_script() -> ScriptBuf {
+    ScriptBuf::from_bytes(vec![0x51])
+}
+
+fn anyone_address() -> String {
+    Address::p2wsh(&anyone_script(), Network::Regtest).to_string()
+}
+
+/// Shows the script of [`anyone_address`] in every input.
+fn with_witness(raw: &Value) -> String {
+    let mut tx: Transaction = encode::deserialize_hex(raw.as_str().unwrap()).unwrap();
+    for input in &mut tx.input {
+        input.witness = Witness::from_slice(&[anyone_script().as_bytes()]);
+    }
+    encode::serialize_hex(&tx)
+}
+
 fn connect(from: &Daemon, to: &Daemon) {
     from.call("addnode", json!([format!("127.0.0.1:{}", to.p2p_port), "onetry", false]));
     until_true("connected", SYNC_DEADLINE, || {
-        from.call("getpeerinfo", json!([]))
-            .as_array()
-            .unwrap()
-            .iter()
-            .any(|peer| peer["addr"] == json!(format!("127.0.0.1:{}", to.p2p_port)) && peer["version"].as_u64() > Some(0))
+        from.call("getpeerinfo", json!([])).as_array().unwrap().iter().any(|peer| {
+            peer["addr"] == json!(format!("127.0.0.1:{}", to.p2p_port)) && peer["version"].as_u64() > Some(0)
+        })
     });
 }
 
@@ -58,7 +76,7 @@ fn transactions_are_relayed_both_ways() {
     let core = Daemon::start_new(Options::core());
     let keyless = Daemon::start_new(Options::keyless().arg("-disablewallet"));
     connect(&keyless, &core);
-    let blocks = mine(&core, 102);
+    let blocks = core.call("generatetoaddress", json!([102, anyone_address()]));
     same_tip(&[&core, &keyless], SYNC_DEADLINE);
     for (n, (from, to)) in [(&core, &keyless), (&keyless, &core)].into_iter().enumerate() {
         let coinbase = from.call("getblock", json!([blocks[n]]))["tx"][0].clone();
@@ -66,7 +84,7 @@ fn transactions_are_relayed_both_ways() {
             "createrawtransaction",
             json!([[{"txid": coinbase, "vout": 0}], [{"bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080": 49.99}]]),
         );
-        let txid = from.call("sendrawtransaction", json!([spend, 0]));
+        let txid = from.call("sendrawtransaction", json!([with_witness(&spend), 0]));
         until_true("the transaction arrives", SYNC_DEADLINE, || {
             to.call("getrawmempool", json!([])).as_array().unwrap().contains(&txid)
         });
@@ -84,12 +102,15 @@ fn the_longer_chain_wins_after_a_partition() {
     same_tip(&[&core, &keyless], SYNC_DEADLINE);
     keyless.call("disconnectnode", json!([format!("127.0.0.1:{}", core.p2p_port)]));
     mine(&core, 3);
-    mine(&keyless, 6);
+    keyless.call("generatetoaddress", json!([6, anyone_address()]));
     connect(&keyless, &core);
     same_tip(&[&core, &keyless], Duration::from_secs(10));
     assert_eq!(core.height(), 16);
     let tips = core.call("getchaintips", json!([]));
-    assert!(tips.as_array().unwrap().iter().any(|tip| tip["status"] == "valid-fork" && tip["branchlen"] == 3), "{tips}");
+    assert!(
+        tips.as_array().unwrap().iter().any(|tip| tip["status"] == "valid-fork" && tip["branchlen"] == 3),
+        "{tips}"
+    );
 }
 
 /// One data directory, two programs in turn.
@@ -138,7 +159,10 @@ fn options_are_refused_as_bitcoind_refuses_them() {
         (&["-devquorum=4/3"], "Error: Invalid -devquorum value '4/3': the threshold is above the number of members"),
         (&["-cosigner=nonsense"], "Error: Invalid -cosigner value 'nonsense': 'nonsense' is not a PeerId"),
         (&["-threshold=2"], "Error: Invalid -threshold value '2': the threshold is above the number of members, 1"),
-        (&["-cosignerdiscovery=smoke", "-cosignerbind=/ip4/127.0.0.1/tcp/0"], "Error: Unknown -cosignerdiscovery value: 'smoke'"),
+        (
+            &["-cosignerdiscovery=smoke", "-cosignerbind=/ip4/127.0.0.1/tcp/0"],
+            "Error: Unknown -cosignerdiscovery value: 'smoke'",
+        ),
         (&["-signingtimeout=0"], "Error: Invalid -signingtimeout value '0'"),
     ];
     for (args, expected) in cases {
@@ -154,18 +178,26 @@ fn options_are_refused_as_bitcoind_refuses_them() {
 
 #[test]
 fn option_forms_and_precedence_are_cores() {
-    let options = Options::keyless().conf("uacomment=conf").conf("unknownkey=1").arg("--uacomment=line").arg("-nolisten").arg("-disablewallet=1");
+    let options = Options::keyless()
+        .conf("uacomment=conf")
+        .conf("unknownkey=1")
+        .arg("--uacomment=line")
+        .arg("-nonatpmp")
+        .arg("-disablewallet=1");
     let mut node = Daemon::start_new(options);
     let info = node.call("getnetworkinfo", json!([]));
     assert_eq!(info["subversion"], "/Satoshi:31.99.0(line; conf)/");
-    assert!(node.log().contains("Ignoring unknown configuration value regtest.unknownkey") || node.log().contains("Ignoring unknown configuration value unknownkey"));
+    assert!(
+        node.log().contains("Ignoring unknown configuration value regtest.unknownkey")
+            || node.log().contains("Ignoring unknown configuration value unknownkey")
+    );
     assert_eq!(node.fail("getbalance", json!([])).code, -32601);
     node.stop();
 }
 
 #[test]
 fn help_and_version_go_to_stdout() {
-    for (flag, expected) in [("-version", "31.99"), ("-help", "-cosigner=<PeerId>")] {
+    for (flag, expected) in [("-version", "31.99"), ("-help", "-cosigner=<peerid>")] {
         let output = std::process::Command::new(built("keylessd")).arg(flag).output().unwrap();
         assert_eq!(output.status.code(), Some(0));
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -227,7 +259,12 @@ fn bad_requests_get_cores_errors() {
         ("getblockhash", json!([1_000_000]), -8, "Block height out of range"),
         ("getblockhash", json!(["x"]), -3, "JSON value of type string is not of expected type number"),
         ("getblock", json!(["00"]), -8, "blockhash must be of length 64 (not 2, for '00')"),
-        ("getblock", json!(["zz00000000000000000000000000000000000000000000000000000000000000"]), -8, "must be hexadecimal string"),
+        (
+            "getblock",
+            json!(["zz00000000000000000000000000000000000000000000000000000000000000"]),
+            -8,
+            "must be hexadecimal string",
+        ),
         ("decoderawtransaction", json!(["00"]), -22, "TX decode failed"),
         ("sendrawtransaction", json!(["nothex"]), -22, "TX decode failed. Make sure the tx has at least one input."),
         ("nosuchmethod", json!([]), -32601, "Method not found"),
@@ -247,16 +284,23 @@ fn bad_requests_get_cores_errors() {
 #[test]
 fn bitcoin_cli_and_keyless_cli_find_the_node_and_agree() {
     let node = Daemon::start_new(Options::keyless());
-    for args in [vec!["getblockcount"], vec!["-named", "getblockhash", "height=0"], vec!["getblockchaininfo"], vec!["help"]] {
+    for args in
+        [vec!["getblockcount"], vec!["-named", "getblockhash", "height=0"], vec!["getblockchaininfo"], vec!["help"]]
+    {
         let [a, b] = [bitcoin_cli(), built("keyless-cli")].map(|binary| node.cli(&binary, args.clone()));
         assert_eq!(String::from_utf8_lossy(&a.stdout), String::from_utf8_lossy(&b.stdout), "{args:?}");
         assert_eq!(a.status.code(), b.status.code());
         assert_eq!(a.status.code(), Some(0), "{}", String::from_utf8_lossy(&a.stderr));
     }
-    for (args, code) in [(vec!["getblockhash", "77"], 8), (vec!["nosuch"], 89), (vec!["-rpcport=1", "getblockcount"], 1)] {
+    for (args, code) in
+        [(vec!["getblockhash", "77"], 8), (vec!["nosuch"], 89), (vec!["-rpcport=1", "getblockcount"], 1)]
+    {
         let [a, b] = [bitcoin_cli(), built("keyless-cli")].map(|binary| node.cli(&binary, args.clone()));
         assert_eq!(a.status.code(), Some(code), "{args:?}");
         assert_eq!(b.status.code(), Some(code), "{args:?}: {}", String::from_utf8_lossy(&b.stderr));
-        assert_eq!(String::from_utf8_lossy(&a.stderr).lines().next(), String::from_utf8_lossy(&b.stderr).lines().next());
+        assert_eq!(
+            String::from_utf8_lossy(&a.stderr).lines().next(),
+            String::from_utf8_lossy(&b.stderr).lines().next()
+        );
     }
 }
