@@ -20,6 +20,9 @@ struct kl_in {
 
 using kl_notify = void (*)(void* ctx, uint32_t kind, const uint8_t* data, size_t len);
 
+//! Asks a peer for a block (32 bytes of hash). Writes an error text of at most `capacity` bytes, returns its length; 0 is success.
+using kl_fetch = size_t (*)(void* ctx, int64_t peer, const uint8_t* hash, uint8_t* text, size_t capacity);
+
 extern "C" {
 void kl_free(kl_buf buffer);
 
@@ -50,7 +53,7 @@ void kl_log_reopen();
 // life.cpp, load.cpp
 kl_buf kl_prepare();
 kl_buf kl_lock_directories();
-kl_buf kl_start(kl_notify notify, void* ctx);
+kl_buf kl_start(kl_notify notify, kl_fetch fetch, void* ctx);
 kl_buf kl_load();
 kl_buf kl_ready();
 void kl_request_shutdown();
@@ -62,6 +65,7 @@ kl_buf kl_shutdown();
 kl_buf kl_init_message(kl_in text);
 void kl_set_peer_count(uint32_t peers);
 kl_buf kl_sync_queue();
+kl_buf kl_warnings();
 int64_t kl_time();
 /* The same clock in microseconds. */
 int64_t kl_time_micros();

@@ -124,11 +124,12 @@ void TellOfShutdown(node::NodeContext& node)
     };
 }
 
-void Start(kl_notify notify, void* ctx)
+void Start(kl_notify notify, kl_fetch fetch, void* ctx)
 {
     State& state{TheState()};
     node::NodeContext& node{state.node};
     state.notify_ctx = ctx;
+    state.fetch = fetch;
     state.notify = notify;
     TellOfShutdown(node);
     if (!WritePidFile() || !init::StartLogging(gArgs)) ThrowErrors("logging could not be started");
@@ -193,11 +194,11 @@ kl_buf kl_lock_directories()
     });
 }
 
-kl_buf kl_start(kl_notify notify, void* ctx)
+kl_buf kl_start(kl_notify notify, kl_fetch fetch, void* ctx)
 {
     return Answer([&](Writer&) {
         try {
-            Start(notify, ctx);
+            Start(notify, fetch, ctx);
         } catch (...) {
             // There will be no handle to end the node with.
             TheState().closing = true;
@@ -284,5 +285,15 @@ kl_buf kl_sync_queue()
 }
 
 int64_t kl_time_micros() { return TicksSinceEpoch<std::chrono::microseconds>(NodeClock::now()); }
+
+kl_buf kl_warnings()
+{
+    return Answer([&](Writer& out) {
+        const Call call{Call::Needs::STARTED};
+        const auto messages{call.node().warnings->GetMessages()};
+        out.u32(static_cast<uint32_t>(messages.size()));
+        for (const bilingual_str& message : messages) out.text(message.original);
+    });
+}
 
 int64_t kl_time() { return TicksSinceEpoch<std::chrono::seconds>(NodeClock::now()); }

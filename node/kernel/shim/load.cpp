@@ -8,7 +8,6 @@
 
 #include <addrdb.h>
 #include <addrman.h>
-#include <banman.h>
 #include <blockfilter.h>
 #include <chain.h>
 #include <chainparams.h>
@@ -41,6 +40,7 @@
 #include <random.h>
 #include <scheduler.h>
 #include <txmempool.h>
+#include <util/asmap.h>
 #include <util/batchpriority.h>
 #include <util/fs_helpers.h>
 #include <util/log.h>
@@ -80,15 +80,30 @@ std::set<BlockFilterType> FilterTypes()
     return types;
 }
 
-/** Address and ban tables, and a connection manager that is never started: handlers that look at it find no peer. */
+std::unique_ptr<NetGroupManager> NetGroups()
+{
+    if (!gArgs.IsArgSet("-asmap") || gArgs.IsArgNegated("-asmap")) {
+        LogInfo("Using /16 prefix for IP bucketing");
+        return std::make_unique<NetGroupManager>(NetGroupManager::NoAsmap());
+    }
+    if (gArgs.GetBoolArg("-asmap", false)) Require(InitError(strprintf(_("Embedded asmap data not available"))), "");
+    fs::path path{gArgs.GetPathArg("-asmap")};
+    if (!path.is_absolute()) path = gArgs.GetDataDirNet() / path;
+    if (!fs::exists(path)) Require(InitError(strprintf(_("Could not find asmap file %s"), fs::quoted(fs::PathToString(path)))), "");
+    std::vector<std::byte> asmap{DecodeAsmap(path)};
+    if (asmap.empty()) Require(InitError(strprintf(_("Could not parse asmap file %s"), fs::quoted(fs::PathToString(path)))), "");
+    LogInfo("Using asmap version %s for IP bucketing", AsmapVersion(asmap).ToString());
+    return std::make_unique<NetGroupManager>(NetGroupManager::WithLoadedAsmap(std::move(asmap)));
+}
+
+/** The address table, and a connection manager that is never started: handlers that look at it find no peer. Bans are Rust's. */
 void MakeNetworkTables(node::NodeContext& node)
 {
-    node.netgroupman = std::make_unique<NetGroupManager>(NetGroupManager::NoAsmap());
+    node.netgroupman = NetGroups();
     uiInterface.InitMessage(_("Loading P2P addresses…"));
     auto addrman{LoadAddrman(*node.netgroupman, gArgs)};
     if (!addrman) Require(InitError(util::ErrorString(addrman)), "peers.dat");
     node.addrman = std::move(*addrman);
-    node.banman = std::make_unique<BanMan>(gArgs.GetDataDirNet() / "banlist", &uiInterface, gArgs.GetIntArg("-bantime", DEFAULT_MISBEHAVING_BANTIME));
     FastRandomContext rng;
     node.connman = std::make_unique<CConnman>(rng.rand64(), rng.rand64(), *node.addrman, *node.netgroupman, Params(), gArgs.GetBoolArg("-networkactive", true));
 }
@@ -344,8 +359,6 @@ void LoadNode(node::NodeContext& node)
         LogInfo("block tree size = %u", node.chainman->BlockIndex().size());
         LogInfo("nBestHeight = %d", node.chainman->ActiveChain().Height());
     }
-    BanMan* const banman{node.banman.get()};
-    node.scheduler->scheduleEvery([banman] { banman->DumpBanlist(); }, DUMP_BANS_INTERVAL);
     ScheduleSettledFlush(*node.scheduler);
     TheState().loaded = true;
 }

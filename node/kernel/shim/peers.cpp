@@ -3,11 +3,15 @@
 #include "state.h"
 
 #include <chain.h>
+#include <util/expected.h>
 #include <clientversion.h>
 #include <node/mining_types.h>
 #include <node/types.h>
 #include <rpc/protocol.h>
 #include <rpc/request.h>
+
+#include <algorithm>
+#include <string>
 
 namespace keyless {
 namespace {
@@ -21,11 +25,13 @@ public:
 
     util::Expected<void, std::string> FetchBlock(NodeId peer, const CBlockIndex& block) override
     {
-        Writer out;
-        out.i64(peer);
-        out.hash(block.GetBlockHash());
-        Notify(Event::FETCH_BLOCK, out);
-        return {};
+        const State& state{TheState()};
+        const uint256 hash{block.GetBlockHash()};
+        std::string text(256, '\0');
+        const size_t length{state.fetch(state.notify_ctx, peer, hash.begin(), reinterpret_cast<uint8_t*>(text.data()), text.size())};
+        if (length == 0) return {};
+        text.resize(std::min(length, text.size()));
+        return util::Unexpected{text};
     }
     void InitiateTxBroadcastToAll(const Txid& txid, const Wtxid& wtxid) override
     {

@@ -36,7 +36,6 @@ enum class Event : uint32_t {
     RELAY_TRANSACTION = 10,
     INIT_MESSAGE = 11,
     SHUTDOWN_REQUESTED = 12,
-    FETCH_BLOCK = 13,
 };
 
 class Events;
@@ -47,6 +46,7 @@ struct State {
     std::unique_ptr<Events> events;
     //! Set once, before any event can happen.
     kl_notify notify{nullptr};
+    kl_fetch fetch{nullptr};
     void* notify_ctx{nullptr};
     //! Calls may enter: the RPC table is filled.
     std::atomic<bool> started{false};

@@ -51,6 +51,10 @@ impl<'a> From<&'a [u8; 32]> for Bytes<'a> {
 /// `kind`, then the fields of the notification.
 pub(crate) type NotifyFn = extern "C" fn(ctx: *mut c_void, kind: u32, data: *const u8, len: usize);
 
+/// Asks a peer for a block; writes an error text and returns its length, 0 for success.
+pub(crate) type FetchFn =
+    extern "C" fn(ctx: *mut c_void, peer: i64, hash: *const u8, text: *mut u8, capacity: usize) -> usize;
+
 unsafe extern "C" {
     pub(crate) unsafe fn kl_free(buffer: Buffer);
 
@@ -81,7 +85,7 @@ unsafe extern "C" {
     // The node's life.
     pub(crate) safe fn kl_prepare() -> Buffer;
     pub(crate) safe fn kl_lock_directories() -> Buffer;
-    pub(crate) unsafe fn kl_start(notify: NotifyFn, ctx: *mut c_void) -> Buffer;
+    pub(crate) unsafe fn kl_start(notify: NotifyFn, fetch: FetchFn, ctx: *mut c_void) -> Buffer;
     pub(crate) safe fn kl_load() -> Buffer;
     pub(crate) safe fn kl_ready() -> Buffer;
     pub(crate) safe fn kl_request_shutdown();
@@ -93,6 +97,7 @@ unsafe extern "C" {
     pub(crate) safe fn kl_init_message(text: Bytes<'_>) -> Buffer;
     pub(crate) safe fn kl_set_peer_count(peers: u32);
     pub(crate) safe fn kl_sync_queue() -> Buffer;
+    pub(crate) safe fn kl_warnings() -> Buffer;
     pub(crate) safe fn kl_time() -> i64;
     pub(crate) safe fn kl_time_micros() -> i64;
 

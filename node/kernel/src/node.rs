@@ -46,8 +46,8 @@ impl Kernel {
         }
         // Never freed: Core may call until the process ends.
         let ctx: *mut Sink = Box::leak(Box::new(Sink(sink)));
-        // SAFETY: `deliver` expects exactly this pointer, and it stays valid.
-        let answer = Answer::new(unsafe { ffi::kl_start(notify::deliver, ctx.cast::<c_void>()) });
+        // SAFETY: `deliver` and `fetch` expect exactly this pointer, and it stays valid.
+        let answer = Answer::new(unsafe { ffi::kl_start(notify::deliver, notify::fetch, ctx.cast::<c_void>()) });
         answer.done()?;
         Ok(Kernel { _started: () })
     }
@@ -112,6 +112,11 @@ impl Kernel {
     /// Waits until everything that happened so far has been notified. Never from a notification.
     pub fn sync_notifications(&self) -> Result<(), KernelError> {
         Answer::new(ffi::kl_sync_queue()).done()
+    }
+
+    /// What Core warns of, as in `getblockchaininfo` and `getnetworkinfo`.
+    pub fn warnings(&self) -> Result<Vec<String>, KernelError> {
+        Answer::new(ffi::kl_warnings()).fields()?.list(|f| f.string())
     }
 
     /// The node's clock in seconds since 1970: mock time, when it is set.

@@ -6,6 +6,7 @@ use std::os::raw::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use bitcoin::hashes::Hash;
 use bitcoin::{Amount, BlockHash, Transaction, Txid, Wtxid};
 
 use crate::chain::Tip;
@@ -111,19 +112,18 @@ pub enum Notification {
     InitMessage(String),
     /// The node wants to stop: `stop`, `-stopatheight`, a fatal error, a full disk. On the thread that caused it.
     ShutdownRequested,
-    /// `getblockfrompeer` wants a block. On the caller's thread.
-    FetchBlock {
-        /// The peer.
-        peer: i64,
-        /// The block.
-        hash: BlockHash,
-    },
 }
 
 /// Receives notifications.
 pub trait Notifications: Send + Sync {
     /// Copy and return; see the module's rules.
     fn notify(&self, event: Notification);
+
+    /// `getblockfrompeer`: ask this peer for this block. On the caller's thread, without locks, so it may block for a
+    /// while. The error is the method's text.
+    fn fetch_block(&self, _peer: i64, _hash: BlockHash) -> Result<(), String> {
+        Err("Peer does not exist".into())
+    }
 }
 
 /// Called by the shim; `ctx` is the `Sink` that [`crate::Kernel::start`] gave it.
@@ -144,6 +144,30 @@ pub(crate) extern "C" fn deliver(ctx: *mut c_void, kind: u32, data: *const u8, l
     if result.is_err() {
         crate::log::error(&format!("a handler panicked on notification {kind}"));
     }
+}
+
+/// Called by the shim, with the same `ctx` as [`deliver`].
+pub(crate) extern "C" fn fetch(ctx: *mut c_void, peer: i64, hash: *const u8, text: *mut u8, capacity: usize) -> usize {
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        if ctx.is_null() || hash.is_null() {
+            return Err("Peer does not exist".into());
+        }
+        // SAFETY: `ctx` is the leaked `Sink` of `Kernel::start`, alive until the process ends.
+        let sink = unsafe { &*ctx.cast::<Sink>() };
+        // SAFETY: the shim lends 32 bytes at `hash` for the time of this call.
+        let hash = unsafe { *hash.cast::<[u8; 32]>() };
+        sink.0.fetch_block(peer, BlockHash::from_byte_array(hash))
+    }));
+    let error = match result {
+        Ok(Ok(())) => return 0,
+        Ok(Err(error)) if error.is_empty() => "Failed to fetch block from peer".to_owned(),
+        Ok(Err(error)) => error,
+        Err(_) => "Failed to fetch block from peer".to_owned(),
+    };
+    let len = error.len().min(capacity);
+    // SAFETY: the shim lends `capacity` writable bytes at `text`, which do not overlap with ours.
+    unsafe { std::ptr::copy_nonoverlapping(error.as_ptr(), text, len) };
+    len
 }
 
 /// What the shim holds: a thin pointer to the receiver.
@@ -178,7 +202,6 @@ fn decode(kind: u32, f: &mut Fields<'_>) -> Result<Notification, KernelError> {
         10 => Notification::RelayTransaction { txid: f.txid()?, wtxid: f.wtxid()? },
         11 => Notification::InitMessage(f.string()?),
         12 => Notification::ShutdownRequested,
-        13 => Notification::FetchBlock { peer: f.i64()?, hash: f.block_hash()? },
         _ => return Err(KernelError::Malformed("unknown notification")),
     })
 }

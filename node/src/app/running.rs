@@ -36,6 +36,8 @@ pub struct Node {
     wallets: Option<Arc<WalletManager>>,
     server: Option<Server>,
     up: bool,
+    /// Asked to stop while loading: not up, and no failure.
+    interrupted: bool,
 }
 
 /// Starts everything. `Err` only before the kernel runs; what fails later leaves a node that is not up, to be stopped.
@@ -59,7 +61,7 @@ pub fn start(args: &Args, runtime: &Runtime) -> Result<Node, InitError> {
     };
     let network_backend = Arc::new(NetworkBackend::new(kernel.clone(), facts));
     let mut node =
-        Node { kernel, events, network: None, network_backend, wallets: None, server: None, up: false };
+        Node { kernel, events, network: None, network_backend, wallets: None, server: None, up: false, interrupted: false };
     node.up = node.bring_up(args, runtime, rpc, cosigning).is_ok();
     Ok(node)
 }
@@ -103,7 +105,10 @@ impl Node {
             self.server = Some(server.map_err(|error| print(error.to_string()))?);
         }
         // The kernel prints its own errors.
-        self.kernel.load().map_err(|_| Failed)?;
+        if let Err(error) = self.kernel.load() {
+            self.interrupted = error == InitError::Interrupted;
+            return Err(Failed);
+        }
         self.start_wallets(runtime, cosigning).map_err(&print)?;
         self.start_network(runtime, network_config).map_err(&print)?;
         self.kernel.ready().map_err(|error| print(error.to_string()))
@@ -163,7 +168,7 @@ impl Node {
             runtime.block_on(server.stop());
         }
         let closed = self.kernel.shutdown();
-        let clean = self.up && interrupted.is_ok() && closed.is_ok();
+        let clean = (self.up || self.interrupted) && interrupted.is_ok() && closed.is_ok();
         if clean { self.kernel.exit_status() } else { self.kernel.exit_status().max(1) }
     }
 }

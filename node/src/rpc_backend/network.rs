@@ -107,7 +107,7 @@ impl Network for NetworkBackend {
                     score: i32::try_from(score).unwrap_or(i32::MAX),
                 })
                 .collect(),
-            warnings: Vec::new(),
+            warnings: self.kernel.warnings().unwrap_or_default(),
         })
     }
 
