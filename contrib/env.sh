@@ -8,4 +8,5 @@ mkdir -p "$KEYLESS_CACHE" "$CARGO_TARGET_DIR"
 if command -v ccache >/dev/null; then
     export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache
 fi
-bin_dir=$CARGO_TARGET_DIR/debug
+# KEYLESS_BIN names a folder with ready binaries, to use without building.
+bin_dir=${KEYLESS_BIN:-$CARGO_TARGET_DIR/debug}
