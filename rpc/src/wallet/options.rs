@@ -89,7 +89,8 @@ pub(super) fn apply(request: &mut SpendRequest, options: &Value, network: Networ
 
 fn max_weight(value: &Value) -> Result<u64> {
     let weight: i32 = args::int_of(value)?;
-    u64::try_from(weight).map_err(|_| RpcError::misc("JSON integer out of range"))
+    // Below the least there is, which the wallet refuses with the bounds.
+    Ok(u64::try_from(weight).unwrap_or(0))
 }
 
 fn apply_checked(request: &mut SpendRequest, options: &Value, network: Network, override_min: bool) -> Result<()> {
