@@ -145,13 +145,12 @@ impl Loaded {
         let signatures = self.quorum_sign(&psbt.unsigned_tx, &coins, &items, None)?;
         let wallet = self.wallet();
         wallet.apply_psbt(&mut psbt, &items, &signatures, options.finalize).map_err(psbt_error)?;
-        let mut finished = psbt.clone();
-        wallet.finalize_psbt(&mut finished).map_err(psbt_error)?;
-        let complete = is_complete(&finished);
-        let tx = if complete { extract(&finished) } else { None };
         if options.finalize {
-            psbt = finished;
+            wallet.finalize_psbt(&mut psbt).map_err(psbt_error)?;
         }
+        // As Core counts: an input whose signatures are not put together yet is not complete.
+        let complete = is_complete(&psbt);
+        let tx = if complete { extract(&psbt) } else { None };
         Ok(ProcessedPsbt { psbt, complete, tx })
     }
 
