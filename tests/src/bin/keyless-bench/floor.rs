@@ -94,9 +94,8 @@ pub fn signing(shares: &[Arc<KeyShare>], address_type: AddressType, inputs: u32,
 
 /// CPU time of libsecp256k1 for as many signatures with one private key each.
 pub fn libsecp256k1(address_type: AddressType, inputs: u32) -> Duration {
-    let work: Vec<(Keypair, Message)> = (0..inputs)
-        .map(|_| (Keypair::new_global(&mut rand::thread_rng()), Message::from_digest(random())))
-        .collect();
+    let work: Vec<(Keypair, Message)> =
+        (0..inputs).map(|_| (Keypair::new_global(&mut rand::thread_rng()), Message::from_digest(random()))).collect();
     let once = || {
         let ((), spent) = cpu::timed(|| {
             for (key, message) in &work {

@@ -26,7 +26,7 @@ pub fn type_name(address_type: AddressType) -> &'static str {
 }
 
 /// Somebody else's address, of the same type so that change is too.
-fn foreign(address_type: AddressType) -> String {
+pub fn foreign(address_type: AddressType) -> String {
     let key = SecretKey::from_slice(&[7; 32]).expect("a valid key");
     let pair = Keypair::from_secret_key(SECP256K1, &key);
     let address = if address_type == AddressType::Bech32m {
@@ -39,7 +39,7 @@ fn foreign(address_type: AddressType) -> String {
 
 /// The processes.
 pub struct Live {
-    quorum: Quorum,
+    pub quorum: Quorum,
     names: Vec<String>,
 }
 
@@ -91,7 +91,7 @@ impl Live {
         sample
     }
 
-    fn mine(&self, blocks: usize, to: &str) {
+    pub fn mine(&self, blocks: usize, to: &str) {
         self.quorum.members[0].call("generatetoaddress", json!([blocks, to]));
         self.quorum.sync_blocks();
     }
@@ -135,8 +135,7 @@ impl Live {
         let coins = wallet.call("listunspent", json!([1]));
         let coins: Vec<&Value> = coins.as_array().expect("a list").iter().take(INPUTS).collect();
         assert_eq!(coins.len(), INPUTS, "enough coins");
-        let inputs: Vec<Value> =
-            coins.iter().map(|coin| json!({"txid": coin["txid"], "vout": coin["vout"]})).collect();
+        let inputs: Vec<Value> = coins.iter().map(|coin| json!({"txid": coin["txid"], "vout": coin["vout"]})).collect();
         let amount = coins.iter().map(|coin| sat(&coin["amount"])).sum::<i64>() - 100_000;
         let amount = format!("{}.{:08}", amount / 100_000_000, amount % 100_000_000);
         let raw = wallet.call("createrawtransaction", json!([inputs, [{foreign(address_type): amount}]]));

@@ -1,11 +1,12 @@
 //! Measures what the project promises about speed, with real processes on loopback. Prints tables in Markdown.
 //!
-//! `keyless-bench signing [--short] [2-of-3] [3-of-5]`
+//! `keyless-bench signing [--short] [2-of-3] [3-of-5]`, `keyless-bench losses [--short]`
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod cpu;
 mod floor;
 mod live;
+mod losses;
 mod stats;
 
 use std::process::ExitCode;
@@ -16,7 +17,7 @@ use tss_wallet::wallet::keychain::AddressType;
 use crate::live::{Live, type_name};
 use crate::stats::{Sample, ms};
 
-const USAGE: &str = "usage: keyless-bench signing [--short] [2-of-3] [3-of-5]";
+const USAGE: &str = "usage: keyless-bench signing [--short] [2-of-3] [3-of-5]\n       keyless-bench losses [--short]";
 const HUNDRED: u32 = 100;
 const SCHEMES: [AddressType; 2] = [AddressType::Bech32m, AddressType::Bech32];
 
@@ -25,38 +26,56 @@ struct Runs {
     sends: usize,
     hundreds: usize,
     floor: u32,
+    losses: usize,
 }
 
-const FULL: Runs = Runs { wallets: 7, sends: 100, hundreds: 15, floor: 5 };
-const SHORT: Runs = Runs { wallets: 3, sends: 12, hundreds: 3, floor: 2 };
+const FULL: Runs = Runs { wallets: 7, sends: 100, hundreds: 15, floor: 5, losses: 5 };
+const SHORT: Runs = Runs { wallets: 3, sends: 12, hundreds: 3, floor: 2, losses: 2 };
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let mut runs = FULL;
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args.split_first() {
+        Some((&"signing", rest)) => signing_command(rest),
+        Some((&"losses", [])) => losses_command(FULL.losses),
+        Some((&"losses", ["--short"])) => losses_command(SHORT.losses),
+        _ => usage(),
+    }
+}
+
+fn usage() -> ExitCode {
+    eprintln!("{USAGE}");
+    ExitCode::FAILURE
+}
+
+fn losses_command(rounds: usize) -> ExitCode {
+    println!("{}", machine());
+    losses::run(rounds);
+    ExitCode::SUCCESS
+}
+
+fn signing_command(args: &[&str]) -> ExitCode {
+    let mut runs = &FULL;
     let mut quorums = Vec::new();
-    let Some(("signing", rest)) = args.split_first().map(|(first, rest)| (first.as_str(), rest)) else {
-        eprintln!("{USAGE}");
-        return ExitCode::FAILURE;
-    };
-    for arg in rest {
-        match arg.as_str() {
-            "--short" => runs = SHORT,
+    for arg in args {
+        match *arg {
+            "--short" => runs = &SHORT,
             "2-of-3" => quorums.push((2, 3)),
             "3-of-5" => quorums.push((3, 5)),
-            _ => {
-                eprintln!("{USAGE}");
-                return ExitCode::FAILURE;
-            }
+            _ => return usage(),
         }
     }
     if quorums.is_empty() {
         quorums = vec![(2, 3), (3, 5)];
     }
     println!("{}", machine());
-    println!("| quorum | operation | runs | median ms | p99 ms | CPU of each member ms | floor ms | wall ÷ floor | libsecp256k1 ms | ratio |");
+    println!(
+        "| quorum | operation | runs | median ms | p99 ms | CPU of each member ms | floor ms | wall ÷ floor \
+         | libsecp256k1 ms | ratio |"
+    );
     println!("| --- | --- | ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: |");
     for (threshold, count) in quorums {
-        signing(threshold, count, &runs);
+        signing(threshold, count, runs);
     }
     ExitCode::SUCCESS
 }

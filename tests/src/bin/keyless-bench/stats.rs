@@ -35,6 +35,10 @@ impl Sample {
         self.percentile(99)
     }
 
+    pub fn max(&self) -> Duration {
+        self.percentile(100)
+    }
+
     /// The median CPU time of each member.
     pub fn cpu(&self) -> Vec<Duration> {
         let members = self.cpu.first().map_or(0, Vec::len);
