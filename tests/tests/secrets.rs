@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bitcoin::Network;
-use bitcoin::bip32::{ChainCode, ChildNumber, DerivationPath, Fingerprint, Xpriv};
+use bitcoin::bip32::{ChainCode, ChildNumber, DerivationPath, Fingerprint, Xpriv, Xpub};
 use bitcoin::key::{Keypair, PrivateKey, TapTweak};
 use bitcoin::secp256k1::{SECP256K1, SecretKey};
 use frost_secp256k1_tr::keys::KeyPackage;
@@ -285,6 +285,14 @@ fn the_group_secret_is_in_no_store_log_answer_or_memory() {
     let shares = |of: fn(&Opened) -> Scalar| opened.iter().map(|o| (o.index, of(o))).collect::<Vec<_>>();
     let ecdsa = group_secret(&shares(|o| o.ecdsa), &public.ecdsa);
     let schnorr = group_secret(&shares(|o| o.schnorr), &public.schnorr);
+
+    for member in &quorum.members {
+        let told = member.rpc().wallet(WALLET).call("getquoruminfo", json!([]));
+        for (scheme, secret) in [("ecdsa", &ecdsa), ("schnorr", &schnorr)] {
+            let xpub: Xpub = told[scheme]["xpub"].as_str().unwrap().parse().unwrap();
+            assert_eq!(secret.public_key(SECP256K1), xpub.public_key, "the {scheme} key that members show");
+        }
+    }
 
     let mut secrets = Needles::default();
     secrets.add_tree("ECDSA secret", &ecdsa, &public.ecdsa, &AddressType::ALL[..3]);
