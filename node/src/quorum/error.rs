@@ -88,6 +88,8 @@ pub enum QuorumError {
     TimedOut { seconds: u64, missing: MissingList },
     #[error("this node refuses to sign: {0}")]
     OwnRefusal(Refusal),
+    #[error("Please enter the wallet passphrase with walletpassphrase first.")]
+    Locked,
     #[error("too many signing sessions are open")]
     Busy,
     #[error("the session was stopped")]

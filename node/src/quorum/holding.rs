@@ -6,14 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bitcoin::hashes::{Hash, sha256};
 use bitcoin::{OutPoint, Txid};
 use rand::RngCore;
 use serde::{Deserialize, Serialize};
-use tss_wallet::seal::SealKey;
-use tss_wallet::store::{Ban, Batch, StoreError, Sync};
+use tss_wallet::seal::{KdfParams, Protection, SealError, SealKey};
+use tss_wallet::store::{Ban, Batch, ShareStoreError, StoreError, Sync};
 use tss_wallet::wallet::keychain::{ChainId, Keychains};
 use tss_wallet::{Epoch, Family, KeyShare, MemberId, PartyIndex, PublicKeys, ShareStore, WalletDb, WalletId};
 
@@ -48,7 +48,10 @@ pub struct Holding {
     name: String,
     dir: PathBuf,
     facts: Invitation,
-    share: Arc<KeyShare>,
+    public: Arc<PublicKeys>,
+    me: PartyIndex,
+    seal_key: PathBuf,
+    share: Mutex<Share>,
     keys: Keychains,
     db: Arc<WalletDb>,
     store: ShareStore,
@@ -57,11 +60,39 @@ pub struct Holding {
     bans: Mutex<BTreeSet<PartyIndex>>,
 }
 
+/// The share as it lies in memory.
+struct Share {
+    /// None while it is locked.
+    open: Option<Arc<KeyShare>>,
+    /// Sealed with a passphrase.
+    encrypted: bool,
+}
+
 #[derive(Serialize, Deserialize)]
 struct Payment {
     txid: Txid,
     /// Inputs that every transaction signed under the name has in common.
     inputs: Vec<OutPoint>,
+}
+
+fn nonce() -> [u8; 24] {
+    let mut nonce = [0; 24];
+    rand::rngs::OsRng.fill_bytes(&mut nonce);
+    nonce
+}
+
+/// A key of a passphrase with a salt of its own.
+fn fresh_key(passphrase: &[u8]) -> Result<SealKey, SealError> {
+    let mut salt = [0; 16];
+    rand::rngs::OsRng.fill_bytes(&mut salt);
+    SealKey::from_passphrase(passphrase, KdfParams::recommended(salt))
+}
+
+fn wrong_passphrase(error: ShareStoreError) -> Result<bool, HoldingError> {
+    match error {
+        ShareStoreError::Seal(SealError::Refused) => Ok(false),
+        other => Err(other.into()),
+    }
 }
 
 fn payment_key(name: &str) -> Vec<u8> {
@@ -117,9 +148,7 @@ pub fn store_share(
     random: &[u8; 32],
 ) -> Result<(), HoldingError> {
     let key = SealKey::load_or_create(seal_key, random)?;
-    let mut nonce = [0; 24];
-    rand::rngs::OsRng.fill_bytes(&mut nonce);
-    Ok(ShareStore::new(Arc::clone(db), me).put_active(share, &key, &nonce)?)
+    Ok(ShareStore::new(Arc::clone(db), me).put_active(share, &key, &nonce())?)
 }
 
 /// Whether the database holds a share of this member.
@@ -146,9 +175,15 @@ impl Holding {
         let damaged = |what| HoldingError::Damaged(dir.to_owned(), what);
         let (_, facts) = stored_facts(&db)?.ok_or_else(|| damaged("it has no description"))?;
         let store = ShareStore::new(Arc::clone(&db), me);
-        let share = store.unlock(&SealKey::load(seal_key)?)?;
-        let accounts = share.public().accounts().map_err(|_| damaged("its accounts cannot be derived"))?;
-        let keys = Keychains::new(share.public().network, &accounts).map_err(|_| damaged("its accounts do not fit"))?;
+        let encrypted = matches!(store.protection()?, Protection::Passphrase(_));
+        let share = if encrypted { None } else { Some(Arc::new(store.unlock(&SealKey::load(seal_key)?)?)) };
+        let public = match &share {
+            Some(share) => Arc::clone(share.public()),
+            None => Arc::new(store.public()?.ok_or_else(|| damaged("it holds no share"))?),
+        };
+        let index = public.roster.index_of(&me).ok_or_else(|| damaged("its share is another member's"))?;
+        let accounts = public.accounts().map_err(|_| damaged("its accounts cannot be derived"))?;
+        let keys = Keychains::new(public.network, &accounts).map_err(|_| damaged("its accounts do not fit"))?;
         let mut marks = BTreeMap::new();
         for (key, value) in db.rows_with_prefix(Family::Claims, MARK_PREFIX)? {
             let chain: ChainId = key
@@ -158,12 +193,15 @@ impl Holding {
             let mark = <[u8; 4]>::try_from(value.as_slice()).map_err(|_| damaged("a lease cannot be read"))?;
             marks.insert(chain, u32::from_be_bytes(mark));
         }
-        let bans = store.banned_parties(share.public())?;
+        let bans = store.banned_parties(&public)?;
         Ok(Self {
             name: name.to_owned(),
             dir: dir.to_owned(),
             facts,
-            share: Arc::new(share),
+            public,
+            me: index,
+            seal_key: seal_key.to_owned(),
+            share: Mutex::new(Share { open: share, encrypted }),
             keys,
             db,
             store,
@@ -189,12 +227,66 @@ impl Holding {
         &self.db
     }
 
-    pub fn share(&self) -> &Arc<KeyShare> {
-        &self.share
+    /// None while it is locked.
+    pub fn share(&self) -> Option<Arc<KeyShare>> {
+        self.held().open.clone()
+    }
+
+    fn held(&self) -> MutexGuard<'_, Share> {
+        self.share.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the share is sealed with a passphrase.
+    pub fn is_encrypted(&self) -> bool {
+        self.held().encrypted
+    }
+
+    /// Forgets a share that a passphrase can bring back.
+    pub fn lock(&self) {
+        let mut held = self.held();
+        if held.encrypted {
+            held.open = None;
+        }
+    }
+
+    /// Seals the share with a passphrase instead of the node's key file, and locks it.
+    pub fn encrypt(&self, passphrase: &[u8]) -> Result<(), HoldingError> {
+        let mut held = self.held();
+        self.store.reseal(&SealKey::load(&self.seal_key)?, &fresh_key(passphrase)?, &nonce())?;
+        *held = Share { open: None, encrypted: true };
+        Ok(())
+    }
+
+    /// Opens the share; false for another passphrase.
+    pub fn unlock(&self, passphrase: &[u8]) -> Result<bool, HoldingError> {
+        let Some(key) = self.key_of(passphrase)? else { return Ok(false) };
+        match self.store.unlock(&key) {
+            Ok(share) => {
+                self.held().open = Some(Arc::new(share));
+                Ok(true)
+            }
+            Err(error) => wrong_passphrase(error),
+        }
+    }
+
+    /// Seals the share with another passphrase; whether it is locked stays as it is.
+    pub fn change_passphrase(&self, old: &[u8], new: &[u8]) -> Result<bool, HoldingError> {
+        let Some(key) = self.key_of(old)? else { return Ok(false) };
+        match self.store.reseal(&key, &fresh_key(new)?, &nonce()) {
+            Ok(()) => Ok(true),
+            Err(error) => wrong_passphrase(error),
+        }
+    }
+
+    fn key_of(&self, passphrase: &[u8]) -> Result<Option<SealKey>, HoldingError> {
+        match self.store.protection()? {
+            Protection::Passphrase(params) => Ok(Some(SealKey::from_passphrase(passphrase, params)?)),
+            Protection::KeyFile => Ok(None),
+        }
     }
 
     pub fn public(&self) -> &Arc<PublicKeys> {
-        self.share.public()
+        &self.public
     }
 
     pub fn keys(&self) -> &Keychains {
@@ -210,7 +302,7 @@ impl Holding {
     }
 
     pub fn me(&self) -> PartyIndex {
-        self.share.me()
+        self.me
     }
 
     pub fn threshold(&self) -> u8 {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bitcoin::hashes::{Hash, HashEngine, sha256};
+use rand::RngCore;
 use tss_wallet::MemberId;
 use tss_wallet::wallet::keychain::{ChainId, KeyId, Keychains};
 
@@ -28,7 +29,9 @@ const MAX_INDEX: u32 = 1 << 30;
 const ANSWER_DEADLINE: Duration = Duration::from_millis(1_500);
 const PROBE_DEADLINE: Duration = Duration::from_millis(1_500);
 /// Times a lease is tried again above the marks of other coordinators.
-const MAX_TRIES: usize = 8;
+const MAX_TRIES: u32 = 16;
+/// Coordinators that met at one index step back for a random time, longer each time.
+const STEP_BACK_MS: u64 = 8;
 
 fn malformed(ranges: &[LeaseRange]) -> Option<Refusal> {
     let bad = |why: &str| Some(Refusal::Malformed(why.to_owned()));
@@ -88,7 +91,7 @@ pub fn asked(core: &Arc<Core>, from: MemberId, topic: Topic, ranges: &[LeaseRang
 
 /// Leases `counts` indexes of each chain, from t members. Blocks; gives the ranges that are this coordinator's now.
 pub fn lease(core: &Core, holding: &Holding, counts: &[(ChainId, u32)]) -> Result<Vec<LeaseRange>, QuorumError> {
-    for _ in 0..MAX_TRIES {
+    for tries in 0..MAX_TRIES {
         let marks: BTreeMap<ChainId, u32> = holding.marks().into_iter().collect();
         let ranges: Vec<LeaseRange> = counts
             .iter()
@@ -110,6 +113,8 @@ pub fn lease(core: &Core, holding: &Holding, counts: &[(ChainId, u32)]) -> Resul
         if ask(core, holding, &ranges)? {
             return Ok(ranges);
         }
+        let most = STEP_BACK_MS << tries.min(5);
+        std::thread::sleep(Duration::from_millis(rand::rngs::OsRng.next_u64() % most));
     }
     Err(QuorumError::Busy)
 }

@@ -94,6 +94,9 @@ fn take_part(
     if holding.epoch() != topic.epoch {
         return Err(Refusal::OtherEpoch(holding.epoch().0));
     }
+    if holding.share().is_none() {
+        return Err(Refusal::Locked);
+    }
     let signers = signers_of(holding, &from, &request.signers)?;
     let key = request.idempotency_key.as_deref();
     let checked = check::check(&topic.wallet, holding.keys(), core.chain.as_ref(), &request.subject, key)?;
@@ -140,7 +143,8 @@ fn run(
 ) -> Result<(), Refusal> {
     let deadline = Instant::now() + patience;
     let stuck_after = STUCK_AFTER + STUCK_PER_ITEM * u32::try_from(params.items.len()).unwrap_or(u32::MAX).min(2_000);
-    let started = SigningSession::start(Arc::clone(holding.share()), params, &core.fresh_seed());
+    let share = holding.share().ok_or(Refusal::Locked)?;
+    let started = SigningSession::start(share, params, &core.fresh_seed());
     let (mut session, outgoing) = started.map_err(|error| failed(core, holding, link, &error))?;
     post(link, holding, outgoing);
     let mut told = false;

@@ -234,7 +234,8 @@ impl Request<'_> {
         let count = u32::try_from(items.len()).unwrap_or(u32::MAX).min(2_000);
         let pause = NO_PROGRESS + NO_PROGRESS_PER_ITEM * count;
         let params = SignParams { session: topic.session, signers, items, banned: holding.bans() };
-        let (mut session, outgoing) = SigningSession::start(Arc::clone(holding.share()), &params, &core.fresh_seed())
+        let share = holding.share().ok_or(Failure::Final(QuorumError::Locked))?;
+        let (mut session, outgoing) = SigningSession::start(share, &params, &core.fresh_seed())
             .map_err(|error| self.fault(link, &error))?;
         gone(core, post(link, holding, outgoing))?;
         let mut silence_ends = Instant::now() + pause;

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bitcoin::{Block, BlockHash, Transaction, Txid};
 
@@ -14,6 +15,9 @@ use bitcoin::{Block, BlockHash, Transaction, Txid};
 const MAX_EVENTS: usize = 200_000;
 /// Transactions of waiting blocks that are kept in memory.
 const MAX_TRANSACTIONS: usize = 50_000;
+
+/// How long the thread that applies sleeps at most.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// What the node tells.
 #[derive(Debug, Clone)]
@@ -54,6 +58,8 @@ pub(super) enum Queued {
     },
     /// Events were lost: look at the chain.
     Resync,
+    /// Nothing happened for a while: time for what is due by the clock.
+    Idle,
     Stop,
 }
 
@@ -132,7 +138,7 @@ impl ChainFeed {
         queue.done == queue.pushed || queue.stopped
     }
 
-    /// The next event; `None` once stopped. Call [`Self::applied`] after each.
+    /// The next event; `None` once stopped. Call [`Self::applied`] after each but [`Queued::Idle`].
     pub(super) fn next(&self) -> Option<Queued> {
         let mut queue = self.queue();
         loop {
@@ -148,7 +154,11 @@ impl ChainFeed {
             if queue.stopped {
                 return None;
             }
-            queue = self.shared.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            let (guard, wait) = self.shared.changed.wait_timeout(queue, IDLE).unwrap_or_else(PoisonError::into_inner);
+            queue = guard;
+            if wait.timed_out() && queue.events.is_empty() {
+                return Some(Queued::Idle);
+            }
         }
     }
 

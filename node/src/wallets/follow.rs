@@ -39,7 +39,7 @@ impl Loaded {
                 None => self.catch_up(),
             },
             Queued::Resync => self.catch_up().and_then(|()| self.scan_mempool()),
-            Queued::Stop => Ok(()),
+            Queued::Idle | Queued::Stop => Ok(()),
         };
         if let Err(error) = result {
             tracing::error!(wallet = self.name, %error, "the wallet could not follow the chain");

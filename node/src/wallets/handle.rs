@@ -1,5 +1,6 @@
 //! One loaded wallet as RPC sees it. Whatever waits runs on a blocking thread; nothing is held over an `await`.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -7,14 +8,14 @@ use async_trait::async_trait;
 use bitcoin::{Address, OutPoint, Psbt, Script, Transaction, Txid};
 use keyless_rpc::error::RpcError;
 use keyless_rpc::wallet::backend::{
-    Ancestry, Encryption, FeeChoice, FeeRate, FeeReason, Funded, Ledger, PrevOut, ProcessedPsbt, PsbtOptions,
+    Ancestry, Encryption, FeeChoice, FeeRate, FeeReason, Funded, Import, Imports, Ledger, PrevOut, ProcessedPsbt, PsbtOptions,
     QuorumInfo, Rescanned, Result, Scanning, SendNote, Sent, SighashType, SignedTransaction, SigningSession,
     SpendRequest, WalletHandle, WalletSettings,
 };
 use tss_wallet::wallet::feed::AbandonError;
 use tss_wallet::wallet::keychain::{AddressType, ChainId};
 
-use super::loaded::{Loaded, Quorum, storage_error};
+use super::loaded::{Keys, Loaded, Quorum, storage_error};
 use super::{fees, info};
 
 /// What RPC holds of a wallet.
@@ -42,17 +43,22 @@ impl WalletHandle for Handle {
     }
 
     fn settings(&self) -> WalletSettings {
-        let devquorum = match &self.0.quorum {
-            Quorum::Embedded(embedded) => {
+        let devquorum = match self.0.keys() {
+            Some(Keys { quorum: Quorum::Embedded(embedded), .. }) => {
                 let quorum = embedded.devquorum();
                 Some((u16::from(quorum.threshold), u16::from(quorum.members)))
             }
-            Quorum::Network(_) => None,
+            _ => None,
+        };
+        let (kind, avoid_reuse) = {
+            let wallet = self.0.wallet();
+            (wallet.kind(), wallet.avoid_reuse())
         };
         WalletSettings {
-            private_keys_enabled: true,
-            avoid_reuse: self.0.wallet().avoid_reuse(),
-            blank: false,
+            private_keys_enabled: !kind.watch_only,
+            avoid_reuse,
+            blank: kind.blank,
+            keypool_size: self.0.options.keypool,
             address_type: self.0.options.address_type,
             change_type: self.0.options.change_type,
             signal_rbf: self.0.options.signal_rbf,
@@ -63,7 +69,7 @@ impl WalletHandle for Handle {
     }
 
     fn encryption(&self) -> Encryption {
-        Encryption::None
+        self.0.encryption()
     }
 
     fn scanning(&self) -> Option<Scanning> {
@@ -188,6 +194,46 @@ impl WalletHandle for Handle {
         self.run(move |loaded| loaded.sign_text(&script, &message)).await
     }
 
+    async fn import(&self, request: Import) -> Result<Imports> {
+        self.run(move |loaded| loaded.import_descriptor(request)).await
+    }
+
+    async fn rescan_from(&self, time: u64) -> Result<()> {
+        self.run(move |loaded| loaded.rescan_time(time)).await
+    }
+
+    async fn encrypt(&self, passphrase: &str) -> Result<()> {
+        let passphrase = passphrase.to_owned();
+        self.run(move |loaded| loaded.encrypt(&passphrase)).await
+    }
+
+    async fn unlock(&self, passphrase: &str, seconds: i64) -> Result<()> {
+        let passphrase = passphrase.to_owned();
+        self.run(move |loaded| loaded.unlock(&passphrase, seconds)).await
+    }
+
+    async fn lock(&self) -> Result<()> {
+        self.0.lock_turn(None);
+        Ok(())
+    }
+
+    async fn change_passphrase(&self, old: &str, new: &str) -> Result<()> {
+        let (old, new) = (old.to_owned(), new.to_owned());
+        self.run(move |loaded| loaded.change_passphrase(&old, &new)).await
+    }
+
+    async fn backup(&self, destination: &Path) -> Result<()> {
+        let destination = destination.to_owned();
+        self.run(move |loaded| {
+            let dir = loaded.options.wallet_dir(&loaded.name);
+            loaded.back_up(&dir, &destination).map_err(|error| {
+                tracing::error!(wallet = loaded.name, %error, "the wallet could not be copied");
+                RpcError::wallet("Error: Wallet backup failed!")
+            })
+        })
+        .await
+    }
+
     async fn rescan(&self, start: u32, stop: Option<u32>) -> Result<Rescanned> {
         self.run(move |loaded| loaded.rescan_blocks(start, stop)).await
     }
@@ -206,10 +252,10 @@ impl WalletHandle for Handle {
     }
 
     async fn quorum(&self) -> Result<Option<QuorumInfo>> {
-        Ok(Some(info::quorum(&self.0)))
+        Ok(self.0.keys().map(|keys| info::quorum(&self.0, keys)))
     }
 
     fn signing_sessions(&self) -> Vec<SigningSession> {
-        info::sessions(&self.0)
+        self.0.keys().map(info::sessions).unwrap_or_default()
     }
 }

@@ -7,7 +7,7 @@ use keyless_p2p::cosigners::{PeerId, PeerStatus, peer_id_of};
 use keyless_rpc::wallet::backend::{Cosigner, QuorumInfo, QuorumMember, SigningSession};
 use tss_wallet::MemberId;
 
-use super::loaded::{Loaded, Quorum};
+use super::loaded::{Keys, Loaded, Quorum};
 use crate::quorum::{Core, peer_name, wire};
 
 fn seen(status: &PeerStatus) -> Option<u64> {
@@ -15,9 +15,9 @@ fn seen(status: &PeerStatus) -> Option<u64> {
 }
 
 /// `getquoruminfo`.
-pub(super) fn quorum(loaded: &Loaded) -> QuorumInfo {
-    let core = loaded.core();
-    let public = loaded.holding.public();
+pub(super) fn quorum(loaded: &Loaded, keys: &Keys) -> QuorumInfo {
+    let core = keys.quorum.core();
+    let public = keys.holding.public();
     let peers: BTreeMap<PeerId, PeerStatus> =
         core.carrier().peers().into_iter().map(|status| (status.peer, status)).collect();
     let tip = loaded.chain.tip().height;
@@ -34,7 +34,7 @@ pub(super) fn quorum(loaded: &Loaded) -> QuorumInfo {
                 index,
                 is_self,
                 online: is_self || status.is_some_and(|status| status.online),
-                blocks: if is_self || matches!(loaded.quorum, Quorum::Embedded(_)) {
+                blocks: if is_self || matches!(keys.quorum, Quorum::Embedded(_)) {
                     Some(tip)
                 } else {
                     status.and_then(|status| status.blocks)
@@ -51,15 +51,15 @@ pub(super) fn quorum(loaded: &Loaded) -> QuorumInfo {
         members,
         ecdsa_xpub: public.ecdsa.xpub(public.network).to_string(),
         schnorr_xpub: public.schnorr.xpub(public.network).to_string(),
-        devquorum: matches!(loaded.quorum, Quorum::Embedded(_)),
+        devquorum: matches!(keys.quorum, Quorum::Embedded(_)),
     }
 }
 
 /// `listsigningsessions`, of this wallet.
-pub(super) fn sessions(loaded: &Loaded) -> Vec<SigningSession> {
-    let wallet = loaded.holding.wallet();
+pub(super) fn sessions(keys: &Keys) -> Vec<SigningSession> {
+    let wallet = keys.holding.wallet();
     let names = |members: &[MemberId]| members.iter().map(peer_name).collect();
-    loaded
+    keys.quorum
         .core()
         .sessions()
         .into_iter()

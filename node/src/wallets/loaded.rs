@@ -1,17 +1,19 @@
 //! One loaded wallet: its ledger, its share and quorum, and what is going on with it.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bitcoin::{Transaction, Txid};
 use keyless_rpc::error::RpcError;
 use keyless_rpc::wallet::backend::Scanning;
+use tss_wallet::{WalletDb, WalletId};
 use tss_wallet::wallet::Wallet;
 
 use super::chain_view::ChainView;
 use super::feed::ChainFeed;
+use super::locking::Relock;
 use super::options::WalletOptions;
 use crate::quorum::devquorum::Embedded;
 use crate::quorum::{Core, Holding};
@@ -34,6 +36,12 @@ impl Quorum {
     }
 }
 
+/// This member's share of a wallet, and the quorum it belongs to.
+pub struct Keys {
+    pub holding: Arc<Holding>,
+    pub quorum: Quorum,
+}
+
 /// A rescan under way.
 #[derive(Debug, Default)]
 pub(super) struct Rescan {
@@ -49,8 +57,10 @@ pub struct Loaded {
     pub(super) options: Arc<WalletOptions>,
     pub(super) chain: Arc<dyn ChainView>,
     pub(super) feed: ChainFeed,
-    pub(super) holding: Arc<Holding>,
-    pub(super) quorum: Quorum,
+    /// None for a wallet that has no keys.
+    keys: Option<Keys>,
+    pub(super) db: Arc<WalletDb>,
+    pub(super) relock: Mutex<Relock>,
     wallet: Mutex<Wallet>,
     /// Transactions of the mempool that concern this wallet: their bytes are needed when they leave.
     pub(super) in_mempool: Mutex<BTreeMap<Txid, Transaction>>,
@@ -59,6 +69,8 @@ pub struct Loaded {
     pub(super) leasing: Mutex<()>,
     pub(super) refilling: AtomicBool,
     pub(super) closed: AtomicBool,
+    /// When unconfirmed transactions go to the peers again, seconds since 1970; 0 until set.
+    pub(super) next_resend: AtomicU64,
 }
 
 impl Loaded {
@@ -68,8 +80,8 @@ impl Loaded {
         options: Arc<WalletOptions>,
         chain: Arc<dyn ChainView>,
         feed: ChainFeed,
-        holding: Arc<Holding>,
-        quorum: Quorum,
+        keys: Option<Keys>,
+        db: Arc<WalletDb>,
         wallet: Wallet,
     ) -> Self {
         Self {
@@ -77,14 +89,16 @@ impl Loaded {
             options,
             chain,
             feed,
-            holding,
-            quorum,
+            keys,
+            db,
+            relock: Mutex::default(),
             wallet: Mutex::new(wallet),
             in_mempool: Mutex::default(),
             rescan: Rescan::default(),
             leasing: Mutex::default(),
             refilling: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            next_resend: AtomicU64::new(0),
         }
     }
 
@@ -92,16 +106,26 @@ impl Loaded {
         &self.name
     }
 
-    pub fn holding(&self) -> &Arc<Holding> {
-        &self.holding
+    /// The share and its quorum, where the wallet has them.
+    pub fn keys(&self) -> Option<&Keys> {
+        self.keys.as_ref()
     }
 
-    pub fn quorum(&self) -> &Quorum {
-        &self.quorum
+    /// Whether it is this wallet of a quorum.
+    pub(super) fn is_of(&self, wallet: WalletId) -> bool {
+        self.keys.as_ref().is_some_and(|keys| keys.holding.wallet() == wallet)
     }
 
-    pub fn core(&self) -> &Arc<Core> {
-        self.quorum.core()
+    /// The same; −4 in Core's words where there are none.
+    pub(super) fn signing_keys(&self) -> Result<&Keys, RpcError> {
+        let kind = self.wallet().kind();
+        self.keys.as_ref().ok_or_else(|| {
+            RpcError::wallet(if kind.watch_only {
+                "Error: Private keys are disabled for this wallet"
+            } else {
+                "Error: This wallet has no available keys"
+            })
+        })
     }
 
     /// The ledger, for short work.

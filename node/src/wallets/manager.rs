@@ -17,14 +17,16 @@ use keyless_rpc::error::{RpcError, code};
 use keyless_rpc::wallet::backend::{
     Cosigner, CosignerInfo, CreateWallet, Loaded as LoadedName, QuorumSpec, Result, WalletHandle, WalletOnDisk, Wallets,
 };
-use tss_wallet::wallet::{Wallet, WalletOptions as LedgerOptions, WalletParams};
-use tss_wallet::{MemberId, Roster, SigningIdentity, Split, WalletId};
+use tss_wallet::wallet::{Kind, Wallet, WalletOptions as LedgerOptions, WalletParams};
+use tss_wallet::{MemberId, Roster, SigningIdentity, Split, WalletDb, WalletId};
 
+use super::backup;
 use super::chain_view::ChainView;
 use super::feed::{ChainFeed, FeedEvent, Queued};
 use super::handle::{Handle, blocking};
 use super::info;
-use super::loaded::{Loaded, Quorum, storage_error};
+use super::imports::{is_plain, make_plain, open_plain};
+use super::loaded::{Keys, Loaded, Quorum, storage_error};
 use super::options::WalletOptions;
 use super::sign::quorum_error;
 use crate::quorum::devquorum::{Devquorum, Embedded, EmbeddedError};
@@ -131,8 +133,10 @@ impl WalletManager {
     ) -> std::result::Result<ChainFeed, StartError> {
         let directories = self.directories();
         self.remove_unfinished(&directories);
+        let shares: Vec<String> =
+            directories.into_iter().filter(|name| !is_plain(&self.options.wallet_dir(name))).collect();
         if let Some((carrier, events)) = carrier {
-            self.join_network(carrier, events, &directories);
+            self.join_network(carrier, events, &shares);
         }
         let names: BTreeSet<&String> = self.options.load.iter().collect();
         for name in names {
@@ -151,7 +155,9 @@ impl WalletManager {
             while let Some(event) = feed.next() {
                 let Some(manager) = weak.upgrade() else { break };
                 manager.apply(&event);
-                feed.applied();
+                if !matches!(event, Queued::Idle) {
+                    feed.applied();
+                }
             }
             feed.ended();
         });
@@ -218,6 +224,10 @@ impl WalletManager {
     }
 
     fn apply(&self, event: &Queued) {
+        if matches!(event, Queued::Idle) {
+            let wallets = locked(&self.loaded).clone();
+            return wallets.iter().for_each(|wallet| wallet.resend_when_due());
+        }
         let _applying = locked(&self.applying);
         if let (Queued::Event(FeedEvent::TipChanged { height }), Some(core)) = (event, self.core.get()) {
             core.carrier().set_height(*height);
@@ -267,12 +277,16 @@ impl WalletManager {
         if !keygen::is_safe_name(name) || !holding::is_ours(&dir) || !holding::is_complete(&dir) {
             return Err(missing("Data is not in recognized format."));
         }
-        let (quorum, holding) = self.open_quorum(name, &dir)?;
-        self.open_ledger(name, quorum, holding)?;
+        if is_plain(&dir) {
+            self.open_ledger(name, open_plain(&dir)?, None, None)?;
+        } else {
+            let keys = self.open_quorum(name, &dir)?;
+            self.open_ledger(name, Arc::clone(keys.holding.db()), Some(keys), None)?;
+        }
         Ok(LoadedName { name: name.to_owned(), warnings: Vec::new() })
     }
 
-    fn open_quorum(&self, name: &str, dir: &Path) -> Result<(Quorum, Arc<Holding>)> {
+    fn open_quorum(&self, name: &str, dir: &Path) -> Result<Keys> {
         if !dir.join("identity").is_file() {
             let core = self.core.get().ok_or_else(|| {
                 RpcError::wallet(
@@ -281,7 +295,7 @@ impl WalletManager {
             })?;
             let holding = core.holding_named(name);
             let holding = holding.ok_or_else(|| RpcError::wallet("Error: this node holds no share of this wallet"))?;
-            return Ok((Quorum::Network(Arc::clone(core)), holding));
+            return Ok(Keys { quorum: Quorum::Network(Arc::clone(core)), holding });
         }
         if self.chain.network() == Network::Bitcoin {
             return Err(RpcError::wallet("Error: a wallet of embedded co-signers is not available on the main chain"));
@@ -289,7 +303,7 @@ impl WalletManager {
         let deadline = Instant::now() + REOPEN;
         loop {
             match Embedded::open(name, dir, self.options.signing_timeout, &self.chain) {
-                Ok((embedded, holding)) => return Ok((Quorum::Embedded(embedded), holding)),
+                Ok((embedded, holding)) => return Ok(Keys { quorum: Quorum::Embedded(embedded), holding }),
                 // The last user of the wallet that was just unloaded is about to let go.
                 Err(error) if Instant::now() < deadline && error.to_string().contains("in use") => {
                     std::thread::sleep(Duration::from_millis(20));
@@ -299,9 +313,38 @@ impl WalletManager {
         }
     }
 
+    /// What a new ledger is made from, and the height it begins at.
+    fn ledger_params(&self, name: &str, keys: Option<&Keys>, request: Option<&CreateWallet>) -> Result<(WalletParams, u32)> {
+        let mut params = WalletParams {
+            name: name.to_owned(),
+            network: self.chain.network(),
+            accounts: Vec::new(),
+            birth_time: self.chain.now(),
+            avoid_reuse: request.is_some_and(|request| request.avoid_reuse),
+            kind: Kind {
+                watch_only: request.is_some_and(|request| request.disable_private_keys),
+                blank: request.is_some_and(|request| request.blank),
+            },
+        };
+        let Some(keys) = keys else { return Ok((params, self.chain.tip().height)) };
+        let facts = keys.holding.facts();
+        let accounts = keys.holding.public().accounts().map_err(|error| RpcError::internal(error.to_string()))?;
+        params.accounts = accounts.to_vec();
+        params.birth_time = facts.birth_time;
+        params.avoid_reuse = facts.avoid_reuse;
+        params.kind = Kind::default();
+        Ok((params, facts.birth_height.min(self.chain.tip().height)))
+    }
+
     /// Opens or makes the ledger, catches up with the chain, and adds the wallet to the set.
-    fn open_ledger(&self, name: &str, quorum: Quorum, holding: Arc<Holding>) -> Result<Arc<Loaded>> {
-        let storage = Box::new(Arc::clone(holding.db()));
+    fn open_ledger(
+        &self,
+        name: &str,
+        db: Arc<WalletDb>,
+        keys: Option<Keys>,
+        request: Option<&CreateWallet>,
+    ) -> Result<Arc<Loaded>> {
+        let storage = Box::new(Arc::clone(&db));
         let options = LedgerOptions {
             keypool_size: self.options.keypool,
             spend_zero_conf_change: self.options.spend_zero_conf_change,
@@ -309,16 +352,7 @@ impl WalletManager {
         let wallet = if Wallet::exists(storage.as_ref()).map_err(storage_error)? {
             Wallet::load(storage, options).map_err(storage_error)?
         } else {
-            let facts = holding.facts();
-            let accounts = holding.public().accounts().map_err(|error| RpcError::internal(error.to_string()))?;
-            let params = WalletParams {
-                name: name.to_owned(),
-                network: self.chain.network(),
-                accounts: accounts.to_vec(),
-                birth_time: facts.birth_time,
-                avoid_reuse: facts.avoid_reuse,
-            };
-            let height = facts.birth_height.min(self.chain.tip().height);
+            let (params, height) = self.ledger_params(name, keys.as_ref(), request)?;
             let tip = self.chain.active_hash(height).map(|hash| BlockId { height, hash });
             Wallet::create(params, options, tip, storage).map_err(storage_error)?
         };
@@ -327,13 +361,13 @@ impl WalletManager {
             Arc::clone(&self.options),
             Arc::clone(&self.chain),
             self.feed.clone(),
-            holding,
-            quorum,
+            keys,
+            db,
             wallet,
         ));
         {
             let mut wallet = loaded.wallet();
-            for (chain, mark) in loaded.holding.marks() {
+            for (chain, mark) in loaded.keys().map(|keys| keys.holding.marks()).unwrap_or_default() {
                 let known = wallet.pool().leased_end(chain);
                 if mark > known {
                     wallet.leased_elsewhere(chain, known..mark).map_err(storage_error)?;
@@ -352,7 +386,7 @@ impl WalletManager {
             locked(&self.loaded).push(Arc::clone(&loaded));
         }
         loaded.resume()?;
-        if let Quorum::Embedded(embedded) = &loaded.quorum {
+        if let Some(Keys { quorum: Quorum::Embedded(embedded), .. }) = loaded.keys() {
             let quorum = embedded.devquorum();
             tracing::info!(
                 wallet = name,
@@ -372,6 +406,9 @@ impl WalletManager {
                 "Wallet file verification failed. Failed to create database path '{}'. Database already exists.",
                 dir.display()
             )));
+        }
+        if request.disable_private_keys || request.blank {
+            return self.create_plain(request, &dir);
         }
         let tip = self.chain.tip();
         let invitation = Invitation {
@@ -407,15 +444,78 @@ impl WalletManager {
                 (Quorum::Embedded(embedded), holding, request.load_on_startup)
             }
         };
-        let loaded = self.open_ledger(name, quorum, holding)?;
+        let db = Arc::clone(holding.db());
+        let loaded = self.open_ledger(name, db, Some(Keys { holding, quorum }), Some(request))?;
         let mut warnings = Vec::new();
         if let Err(error) = loaded.first_fill() {
             warnings.push(error.message);
+        }
+        if let Some(passphrase) = &request.passphrase {
+            loaded.encrypt(passphrase)?;
         }
         self.set_startup(name, on_startup, &mut warnings);
         // In the runtime of its caller: a blocking thread of it.
         loaded.refill_soon();
         Ok(LoadedName { name: name.to_owned(), warnings })
+    }
+
+    /// A wallet without keys.
+    fn create_plain(&self, request: &CreateWallet, dir: &Path) -> Result<LoadedName> {
+        let name = request.name.as_str();
+        let made = make_plain(dir).and_then(|db| self.open_ledger(name, db, None, Some(request)));
+        if let Err(error) = made {
+            if let Err(error) = std::fs::remove_dir_all(dir) {
+                tracing::warn!(wallet = name, %error, "a wallet that was not made could not be removed");
+            }
+            return Err(error);
+        }
+        let mut warnings = Vec::new();
+        self.set_startup(name, request.load_on_startup, &mut warnings);
+        Ok(LoadedName { name: name.to_owned(), warnings })
+    }
+
+    /// A wallet from a copy.
+    fn restore_now(&self, name: &str, file: &Path) -> Result<LoadedName> {
+        if name.is_empty() {
+            return Err(RpcError::invalid_parameter("Wallet name cannot be empty"));
+        }
+        if !file.exists() {
+            return Err(RpcError::invalid_parameter("Backup file does not exist"));
+        }
+        let dir = self.options.wallet_dir(name);
+        let exists = |text: String| Err(RpcError::new(code::RPC_WALLET_ALREADY_EXISTS, text));
+        if dir.exists() && !dir.is_dir() {
+            return exists(format!("Failed to restore wallet. Database file exists '{}'.", dir.display()));
+        }
+        if holding::is_ours(&dir) {
+            let place = dir.join("wallet.dat");
+            return exists(format!("Failed to restore wallet. Database file exists in '{}'.", place.display()));
+        }
+        if !keygen::is_safe_name(name) {
+            return exists(format!("Failed to restore database path '{}'.", dir.display()));
+        }
+        let there = dir.exists();
+        let restored = {
+            let _busy = self.reserve(name)?;
+            backup::unpack(file, &dir)
+        };
+        let loaded = match restored {
+            Ok(()) => self.load_now(name),
+            Err(error) => Err(RpcError::new(
+                code::RPC_WALLET_NOT_FOUND,
+                format!("Wallet file verification failed. Failed to load database path '{}'. {error}", dir.display()),
+            )),
+        };
+        if loaded.is_err() {
+            let parts = std::fs::read_dir(&dir).into_iter().flatten().filter_map(std::result::Result::ok);
+            let made: Vec<_> = if there { backup::parts_in(parts) } else { vec![dir.clone()] };
+            for path in made {
+                if let Err(error) = backup::remove(&path) {
+                    tracing::warn!(wallet = name, %error, "a wallet that was not restored could not be removed");
+                }
+            }
+        }
+        loaded
     }
 
     fn check_request(&self, request: &CreateWallet) -> Result<()> {
@@ -435,12 +535,13 @@ impl WalletManager {
                      keys, so cannot be used for wallets with private keys disabled.",
                 ));
             }
-            return Err(RpcError::wallet(
-                "Error: a passphrase for this member's share is not available in this version",
-            ));
+            if request.blank {
+                let text = "Error: wallet does not contain private keys, nothing to encrypt.";
+                return Err(RpcError::new(code::RPC_WALLET_ENCRYPTION_FAILED, text));
+            }
         }
         if request.disable_private_keys || request.blank {
-            return Err(RpcError::wallet("Error: wallets without keys are not available in this version"));
+            return Ok(());
         }
         if self.chain.network() == Network::Bitcoin && !self.options.experimental_tss {
             return Err(RpcError::wallet(
@@ -561,9 +662,9 @@ impl WalletManager {
 
 fn close(wallet: &Loaded) {
     wallet.closed.store(true, std::sync::atomic::Ordering::Release);
-    match &wallet.quorum {
-        Quorum::Embedded(embedded) => embedded.stop(),
-        Quorum::Network(_) => {}
+    wallet.lock_turn(None);
+    if let Some(Keys { quorum: Quorum::Embedded(embedded), .. }) = wallet.keys() {
+        embedded.stop();
     }
 }
 
@@ -591,7 +692,8 @@ impl Host for WalletManager {
         if self.loaded(&name).is_some() {
             return;
         }
-        match self.open_ledger(&name, Quorum::Network(Arc::clone(core)), Arc::clone(holding)) {
+        let keys = Keys { quorum: Quorum::Network(Arc::clone(core)), holding: Arc::clone(holding) };
+        match self.open_ledger(&name, Arc::clone(holding.db()), Some(keys), None) {
             Ok(_) => {
                 let mut warnings = Vec::new();
                 self.set_startup(&name, Some(true), &mut warnings);
@@ -604,7 +706,7 @@ impl Host for WalletManager {
     }
 
     fn leased_elsewhere(&self, wallet: WalletId, ranges: &[LeaseRange]) {
-        let found = locked(&self.loaded).iter().find(|loaded| loaded.holding.wallet() == wallet).cloned();
+        let found = locked(&self.loaded).iter().find(|loaded| loaded.is_of(wallet)).cloned();
         let Some(loaded) = found else { return };
         let mut ledger = loaded.wallet();
         for range in ranges {
@@ -644,6 +746,16 @@ impl Wallets for WalletManager {
             let mut unloaded = LoadedName { name: name.clone(), warnings: Vec::new() };
             this.set_startup(&name, load_on_startup, &mut unloaded.warnings);
             Ok(unloaded)
+        })
+        .await
+    }
+
+    async fn restore(&self, name: &str, file: &Path, load_on_startup: Option<bool>) -> Result<LoadedName> {
+        let (this, name, file) = (self.arc()?, name.to_owned(), file.to_owned());
+        blocking(move || {
+            let mut loaded = this.restore_now(&name, &file)?;
+            this.set_startup(&name, load_on_startup, &mut loaded.warnings);
+            Ok(loaded)
         })
         .await
     }

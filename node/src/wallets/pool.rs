@@ -23,6 +23,7 @@ fn ran_out(error: &QuorumError) -> RpcError {
 impl Loaded {
     /// Leases until each chain has `size` addresses ready. Blocks.
     pub(super) fn fill(&self, chains: impl IntoIterator<Item = ChainId>, size: u32) -> Result<(), RpcError> {
+        let keys = self.signing_keys()?;
         let _one_at_a_time = self.leasing.lock().unwrap_or_else(PoisonError::into_inner);
         let missing: Vec<(ChainId, u32)> = {
             let wallet = self.wallet();
@@ -37,7 +38,7 @@ impl Loaded {
         if missing.is_empty() {
             return Ok(());
         }
-        let ranges = lease::lease(self.core(), &self.holding, &missing).map_err(|error| ran_out(&error))?;
+        let ranges = lease::lease(keys.quorum.core(), &keys.holding, &missing).map_err(|error| ran_out(&error))?;
         let leased: Vec<_> = ranges
             .into_iter()
             .map(|range| (range.chain, range.first..range.first.saturating_add(range.count)))
@@ -53,6 +54,9 @@ impl Loaded {
     /// Fills the pool in the background when it is half empty.
     pub(super) fn refill_soon(self: &Arc<Self>) {
         let target = self.options.leased;
+        if self.keys().is_none() {
+            return;
+        }
         let low = {
             let wallet = self.wallet();
             ChainId::all().any(|chain| wallet.pool_available(chain) < target.div_ceil(2))
@@ -92,20 +96,35 @@ impl Loaded {
 
     /// Hands out a receiving address. Blocks where the pool is empty.
     pub(super) fn take_address(self: &Arc<Self>, label: &str, kind: AddressType) -> Result<Address, RpcError> {
+        if self.keys().is_none() {
+            return self.take_imported(kind, false, Some(label));
+        }
         let chain = ChainId::new(kind, Branch::External);
         self.with_pool(chain, |wallet| wallet.new_address(label, kind)).map(|reserved| reserved.address)
     }
 
     /// Hands out a change address.
     pub(super) fn take_change_address(self: &Arc<Self>, kind: AddressType) -> Result<Address, RpcError> {
+        if self.keys().is_none() {
+            return self.take_imported(kind, true, None);
+        }
         let chain = ChainId::new(kind, Branch::Change);
         self.with_pool(chain, |wallet| wallet.change_address(kind)).map(|reserved| reserved.address)
+    }
+
+    /// The next address of an active descriptor that was imported.
+    fn take_imported(&self, kind: AddressType, change: bool, label: Option<&str>) -> Result<Address, RpcError> {
+        let taken = self.wallet().take_imported(kind, change, label).map_err(storage_error)?;
+        let address = taken.and_then(|script| Address::from_script(&script, self.chain.network()).ok());
+        address.ok_or_else(|| {
+            RpcError::new(code::RPC_WALLET_KEYPOOL_RAN_OUT, AddressError::NoAddresses(kind).to_string())
+        })
     }
 
     /// Makes sure that a change address of a type is ready, if that can be.
     pub(super) fn ensure_change(&self, kind: AddressType) -> Result<(), RpcError> {
         let chain = ChainId::new(kind, Branch::Change);
-        if self.wallet().pool_available(chain) > 0 {
+        if self.keys().is_none() || self.wallet().pool_available(chain) > 0 {
             return Ok(());
         }
         self.fill([chain], self.options.leased.max(1))

@@ -16,7 +16,11 @@ use crate::quorum::{QuorumError, signing};
 
 /// −4 with the reason and the members it concerns.
 pub(super) fn quorum_error(error: &QuorumError) -> RpcError {
-    RpcError::wallet(format!("Error: {error}"))
+    let text = format!("Error: {error}");
+    match error {
+        QuorumError::Locked => RpcError::new(code::RPC_WALLET_UNLOCK_NEEDED, text),
+        _ => RpcError::wallet(text),
+    }
 }
 
 fn sighash_byte(kind: SighashKind) -> u8 {
@@ -69,7 +73,8 @@ impl Loaded {
             })
             .collect();
         let subject = Subject::Transaction { psbt: Blob(psbt.serialize()), inputs };
-        let signed = signing::sign(self.core(), &self.holding, &subject, idempotency_key);
+        let keys = self.signing_keys()?;
+        let signed = signing::sign(keys.quorum.core(), &keys.holding, &subject, idempotency_key);
         Ok(signed.map_err(|error| quorum_error(&error))?.iter().map(group_signature).collect())
     }
 
@@ -158,7 +163,8 @@ impl Loaded {
     pub(super) fn sign_text(&self, script: &Script, text: &str) -> Result<String, RpcError> {
         let item = self.wallet().message_item(script, text).map_err(message_error)?;
         let subject = Subject::Message { text: text.to_owned(), key: item.key.id };
-        let signatures = signing::sign(self.core(), &self.holding, &subject, None);
+        let keys = self.signing_keys()?;
+        let signatures = signing::sign(keys.quorum.core(), &keys.holding, &subject, None);
         match signatures.map_err(|error| quorum_error(&error))?.first() {
             Some(Signature::Ecdsa { signature, .. }) => {
                 encode_message_signature(&item, signature).map_err(message_error)

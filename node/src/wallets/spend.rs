@@ -4,6 +4,8 @@
 //! mempool says. A payment with a name of its own (`idempotency_key`) is made once: a retry either finds it, or spends
 //! a coin of the earlier attempt, so that both can never confirm.
 
+use std::sync::atomic::Ordering;
+
 use bitcoin::absolute::LockTime;
 use bitcoin::{Amount, OutPoint, Transaction, Txid, Weight};
 use keyless_rpc::error::{RpcError, code};
@@ -17,10 +19,15 @@ use tss_wallet::wallet::signing::{SighashChoice, SigningItem, apply_signatures};
 use tss_wallet::wallet::spend::{ChangeSpec, Draft, PresetInput, Recipient, SpendParams};
 
 use super::fees::{self, Chosen};
-use super::loaded::{Loaded, Quorum, storage_error};
+use super::loaded::{Keys, Loaded, Quorum, storage_error};
 
 /// A tip older than this gives no lock time against fee sniping.
 const MAX_TIP_AGE_S: u64 = 8 * 60 * 60;
+/// Unconfirmed transactions go to the peers again after so long, and up to so much more.
+const RESEND_AFTER_S: u64 = 12 * 60 * 60;
+const RESEND_SPREAD_S: u64 = 24 * 60 * 60;
+/// Not those that the last block could hardly have held.
+const RESEND_AGE_S: u64 = 5 * 60;
 
 fn insufficient(error: RpcError) -> RpcError {
     if error.code == code::RPC_WALLET_ERROR {
@@ -133,7 +140,7 @@ impl Loaded {
     pub(super) fn send_request(&self, request: &SpendRequest, note: &SendNote) -> Result<Sent, RpcError> {
         let key = note.idempotency_key.as_deref();
         let mut required = None;
-        if let Some((txid, inputs)) = key.and_then(|key| self.holding.payment(key)) {
+        if let Some((txid, inputs)) = key.and_then(|key| self.keys()?.holding.payment(key)) {
             if self.wallet().ledger().get(&txid).is_some_and(|record| !record.is_abandoned()) {
                 return Ok(Sent { txid, fee_reason: keyless_rpc::wallet::backend::FeeReason::None });
             }
@@ -192,8 +199,8 @@ impl Loaded {
         }
         match self.chain.submit(tx, true) {
             Ok(()) => {
-                if matches!(self.quorum, Quorum::Network(_)) {
-                    self.core().announce(&self.holding, tx);
+                if let Some(Keys { holding, quorum: Quorum::Network(core) }) = self.keys() {
+                    core.announce(holding, tx);
                 }
                 if let Err(error) = self.mempool_added(tx) {
                     tracing::error!(wallet = self.name, %error, "a sent transaction could not be noted");
@@ -238,13 +245,46 @@ impl Loaded {
     }
 }
 
+impl Loaded {
+    /// Core's `MaybeResendWalletTxs`: once in 12 to 36 hours, what is unconfirmed goes to the peers again.
+    pub(super) fn resend_when_due(&self) {
+        let now = self.chain.now();
+        let due = self.next_resend.load(Ordering::Relaxed);
+        if due != 0 && now < due {
+            return;
+        }
+        let pause = RESEND_AFTER_S + rand::thread_rng().next_u64() % RESEND_SPREAD_S;
+        if due == 0 {
+            return self.next_resend.store(now.saturating_add(pause), Ordering::Relaxed);
+        }
+        if !self.options.broadcast || self.chain.is_initial_block_download() {
+            return;
+        }
+        self.next_resend.store(now.saturating_add(pause), Ordering::Relaxed);
+        let unconfirmed: Vec<Transaction> = {
+            let wallet = self.wallet();
+            let best_time =
+                wallet.tip().and_then(|tip| self.chain.block_facts(&tip.hash)).map_or(0, |facts| u64::from(facts.time));
+            let open = wallet.ledger().ordered().filter(|record| {
+                let unconfirmed = record.in_mempool() || (record.is_inactive() && !record.is_abandoned());
+                unconfirmed
+                    && !record.tx.is_coinbase()
+                    && record.time_received.saturating_add(RESEND_AGE_S) <= best_time
+            });
+            open.map(|record| record.tx.as_ref().clone()).collect()
+        };
+        let sent = unconfirmed.iter().filter(|tx| self.chain.submit(tx, true).is_ok()).count();
+        if sent > 0 {
+            tracing::info!("[{}] ResubmitWalletTransactions: resubmit {sent} unconfirmed transactions", self.name);
+        }
+    }
+}
+
 /// A payment; where one that spends the coins of an address together costs no more than `max_extra` above it, that
 /// one instead, as Core does.
 fn draft(wallet: &mut Wallet, params: &SpendParams, max_extra: Option<Amount>) -> Result<Draft, RpcError> {
     let make = |wallet: &mut Wallet, params: &SpendParams| {
-        wallet
-            .create_transaction(params, &mut rand::thread_rng())
-            .map_err(|error| RpcError::wallet(error.to_string()))
+        wallet.create_transaction(params, &mut rand::thread_rng()).map_err(|error| RpcError::wallet(error.to_string()))
     };
     let first = make(wallet, params)?;
     let Some(max_extra) = max_extra.filter(|_| !params.avoid_partial_spends && first.fee > Amount::ZERO) else {
@@ -255,8 +295,19 @@ fn draft(wallet: &mut Wallet, params: &SpendParams, max_extra: Option<Amount>) -
         wallet.return_change_address(change).map_err(storage_error)?;
     }
     let together = SpendParams { avoid_partial_spends: true, ..params.clone() };
-    match make(wallet, &together) {
-        Ok(second) if second.fee <= first.fee + max_extra => Ok(second),
+    let second = make(wallet, &together);
+    let chosen = second.as_ref().is_ok_and(|second| second.fee <= first.fee + max_extra);
+    if let Ok(second) = &second {
+        tracing::info!(
+            "[{}] Fee non-grouped = {}, grouped = {}, using {}",
+            wallet.name(),
+            first.fee.to_sat(),
+            second.fee.to_sat(),
+            if chosen { "grouped" } else { "non-grouped" }
+        );
+    }
+    match second {
+        Ok(second) if chosen => Ok(second),
         other => {
             let taken = other.ok().and_then(|second| second.change);
             match (&first.change, taken) {
