@@ -40,7 +40,7 @@ fn header_ref(info: &BlockInfo) -> HeaderRef {
 }
 
 /// Whether the sender of what was judged so broke a rule (Core's `MaybePunishNodeForBlock`).
-fn punishable(kind: BlockVerdictKind) -> bool {
+pub(crate) fn punishable(kind: BlockVerdictKind) -> bool {
     use BlockVerdictKind as Kind;
     matches!(
         kind,

@@ -5,11 +5,13 @@
 
 use std::sync::OnceLock;
 
-use bitcoin::{Block, BlockHash};
 use bitcoin::consensus::deserialize;
+use bitcoin::{Block, BlockHash};
+use keyless_kernel::chain::BlockVerdictKind;
 use keyless_kernel::{Notification, Notifications};
 use keyless_p2p::bitcoin::{ChainEvent, Handle};
 
+use crate::bitcoin_chain::punishable;
 use crate::wallets::{ChainFeed, FeedEvent};
 
 /// The kernel's listener.
@@ -79,6 +81,10 @@ impl Notifications for Events {
             }
             Notification::RelayTransaction { txid, wtxid } => {
                 self.tell_network(ChainEvent::Broadcast { txid, wtxid });
+            }
+            Notification::BlockChecked { hash, verdict } if verdict.kind != BlockVerdictKind::Valid => {
+                let punish = punishable(verdict.kind);
+                self.tell_network(ChainEvent::BlockRefused { hash, reason: verdict.reason, punish });
             }
             Notification::InitMessage(text) => tracing::info!("init message: {text}"),
             _ => {}

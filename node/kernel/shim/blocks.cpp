@@ -18,15 +18,6 @@ using namespace keyless;
 
 namespace {
 
-constexpr uint8_t VERDICT_NODE_ERROR{9};
-
-void WriteVerdict(Writer& out, const BlockValidationState& state)
-{
-    out.u8(state.IsError() ? VERDICT_NODE_ERROR : static_cast<uint8_t>(state.GetResult()));
-    out.text(state.GetRejectReason());
-    out.text(state.GetDebugMessage());
-}
-
 /** Hears Core's judgement of one block while it is processed. */
 class Verdict final : public CValidationInterface
 {

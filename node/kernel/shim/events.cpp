@@ -90,8 +90,7 @@ void Events::BlockChecked(const std::shared_ptr<const CBlock>& block, const Bloc
 {
     Writer out;
     out.hash(block->GetHash());
-    out.boolean(state.IsValid());
-    out.text(state.IsValid() ? std::string{} : state.ToString());
+    WriteVerdict(out, state);
     Notify(Event::BLOCK_CHECKED, out);
 }
 

@@ -1,4 +1,4 @@
-// Fields that describe an entry of the block index.
+// Fields that describe an entry of the block index, and what Core thinks of it.
 #ifndef KEYLESS_INDEX_INFO_H
 #define KEYLESS_INDEX_INFO_H
 
@@ -6,6 +6,7 @@
 
 #include <arith_uint256.h>
 #include <chain.h>
+#include <consensus/validation.h>
 #include <kernel/cs_main.h>
 
 namespace keyless {
@@ -35,6 +36,16 @@ inline void WriteInfo(Writer& out, const CBlockIndex& index, const CChain& activ
     if (active.Contains(index)) flags |= 4;
     if (index.nStatus & BLOCK_FAILED_VALID) flags |= 8;
     out.u8(flags);
+}
+
+inline constexpr uint8_t VERDICT_NODE_ERROR{9};
+
+/** Core's judgement of a block: its kind (0 is valid), reject reason and detail. */
+inline void WriteVerdict(Writer& out, const BlockValidationState& state)
+{
+    out.u8(state.IsError() ? VERDICT_NODE_ERROR : static_cast<uint8_t>(state.GetResult()));
+    out.text(state.GetRejectReason());
+    out.text(state.GetDebugMessage());
 }
 
 } // namespace keyless

@@ -351,7 +351,7 @@ pub(crate) fn read_info(f: &mut Fields<'_>) -> Result<BlockInfo, KernelError> {
     })
 }
 
-fn read_verdict(f: &mut Fields<'_>) -> Result<BlockVerdict, KernelError> {
+pub(crate) fn read_verdict(f: &mut Fields<'_>) -> Result<BlockVerdict, KernelError> {
     Ok(BlockVerdict { kind: BlockVerdictKind::from_code(f.u8()?), reason: f.string()?, debug: f.string()? })
 }
 

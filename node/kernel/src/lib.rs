@@ -40,7 +40,7 @@ pub mod rpc;
 pub const CORE_SOURCE: &str = env!("KEYLESS_CORE_SOURCE");
 
 pub use args::Args;
-pub use chain::{BlockInfo, BlockOutcome, Coin, HeadersOutcome, Tip};
+pub use chain::{BlockInfo, BlockOutcome, BlockVerdict, BlockVerdictKind, Coin, HeadersOutcome, Tip};
 pub use error::{ArgsError, InitError, KernelError};
 pub use headers_sync::HeadersSync;
 pub use mempool::{Acceptance, Accepted, MempoolEntry, MempoolInfo, PackageOutcome, RejectKind, Rejection};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bitcoin::hashes::Hash;
 use bitcoin::{Amount, BlockHash, Transaction, Txid, Wtxid};
 
-use crate::chain::Tip;
+use crate::chain::{BlockVerdict, Tip};
 use crate::codec::Fields;
 use crate::error::KernelError;
 
@@ -58,10 +58,8 @@ pub enum Notification {
     BlockChecked {
         /// Its hash.
         hash: BlockHash,
-        /// Valid.
-        valid: bool,
-        /// Core's text when it is not.
-        reason: String,
+        /// The judgement.
+        verdict: BlockVerdict,
     },
     /// A transaction came into the mempool.
     TxAdded {
@@ -188,7 +186,7 @@ fn decode(kind: u32, f: &mut Fields<'_>) -> Result<Notification, KernelError> {
         },
         3 => Notification::BlockDisconnected { hash: f.block_hash()?, height: f.u32()?, block: f.bytes()?.to_vec() },
         4 => Notification::NewPowValidBlock { hash: f.block_hash()?, height: f.u32()?, block: f.bytes()?.to_vec() },
-        5 => Notification::BlockChecked { hash: f.block_hash()?, valid: f.bool()?, reason: f.string()? },
+        5 => Notification::BlockChecked { hash: f.block_hash()?, verdict: crate::chain::read_verdict(f)? },
         6 => Notification::TxAdded {
             tx: f.consensus()?,
             txid: f.txid()?,

@@ -187,6 +187,9 @@ pub enum ChainEvent {
     TipChanged { hash: BlockHash, height: u32, initial_download: bool },
     /// A block was connected; the ids of its transactions stop their relay, and what it spent ends orphans.
     BlockConnected { hash: BlockHash, height: u32, transactions: Vec<(Txid, Wtxid)>, spent: Vec<OutPoint> },
+    /// A block was found invalid after it was stored, when its branch came to have the most work: whoever sent it answers
+    /// for it.
+    BlockRefused { hash: BlockHash, reason: String, punish: bool },
     /// The mempool took a transaction: nobody is asked for it any more. It is not announced by this (a reorg refills the
     /// mempool silently); what came from a peer is announced anyway, what the node itself submits takes `Broadcast`.
     TxAdded { txid: Txid, wtxid: Wtxid, fee_sat: u64, vsize: u64 },

@@ -96,6 +96,7 @@ pub(super) struct Owner {
     addresses: Addresses,
     capture: Capture,
     downloads: Downloads,
+    block_sources: blocks::Sources,
     relay: Relay,
     /// Peers whose headers are being synced.
     syncing: usize,
@@ -145,6 +146,7 @@ impl Owner {
             next_id: 0,
             listening: wiring.listening,
             downloads: Downloads::default(),
+            block_sources: blocks::Sources::default(),
             relay: Relay::default(),
             syncing: 0,
             last_inv_headers_trigger: None,
@@ -373,6 +375,7 @@ impl Owner {
     /// Sends, and notes it where `-capturemessages` wants it.
     fn send(&mut self, peer: &mut Peer, command: &str, payload: Vec<u8>) {
         self.capture.message(peer.address, command, &payload, false, self.chain.now());
+        self.uploads.add(payload.len() as u64 + 24, self.chain.now());
         peer.send(command, payload);
     }
 
@@ -387,7 +390,9 @@ impl Owner {
             ChainEvent::TipChanged { hash, height, initial_download } => {
                 self.tip_changed(hash, height, initial_download);
             }
-            ChainEvent::BlockConnected { transactions, spent, .. } => {
+            ChainEvent::BlockRefused { hash, reason, punish } => self.block_refused(&hash, &reason, punish),
+            ChainEvent::BlockConnected { hash, transactions, spent, .. } => {
+                self.block_sources.take(&hash);
                 self.block_connected(&transactions, &spent);
             }
             ChainEvent::TxAdded { txid, wtxid, .. } => self.relay.entered(&txid, &wtxid),

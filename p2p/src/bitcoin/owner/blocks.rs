@@ -1,5 +1,7 @@
 //! Blocks: taking them, serving them, and answering who asks what follows a locator.
 
+use std::collections::{HashMap, VecDeque};
+
 use bitcoin::BlockHash;
 use bitcoin::p2p::ServiceFlags;
 use bitcoin::p2p::message_blockdata::{GetHeadersMessage, Inventory};
@@ -8,6 +10,7 @@ use super::handshake::misbehaving;
 use super::headers::{deserves_punishment, no_work, reference};
 use super::{Owner, Step, gone};
 use crate::bitcoin::chain::{BlockOutcome, BlockRef, HeaderInfo};
+use crate::bitcoin::handle::PeerId;
 use crate::bitcoin::message::{self, MAX_HEADERS, MessageError};
 use crate::bitcoin::peer::Peer;
 use crate::bitcoin::permissions::Permissions;
@@ -16,6 +19,8 @@ use crate::bitcoin::permissions::Permissions;
 const MAX_LOCATOR: usize = 101;
 /// Blocks named in answer to one `getblocks`.
 const GETBLOCKS_LIMIT: usize = 500;
+/// Blocks whose senders are remembered: more than are downloaded ahead.
+const MAX_SOURCES: usize = 4_096;
 /// Core's `STALE_RELAY_AGE_LIMIT`.
 const STALE_RELAY_AGE_SECS: u64 = 30 * 24 * 60 * 60;
 /// Core's `HISTORICAL_BLOCK_AGE`.
@@ -30,6 +35,30 @@ const MUTATED: [&str; 5] = [
     "bad-witness-merkle-match",
     "unexpected-witness",
 ];
+
+/// Who sent the blocks that are stored but not yet judged: beside the best chain, or waiting for others.
+#[derive(Default)]
+pub(super) struct Sources {
+    of: HashMap<BlockHash, PeerId>,
+    oldest_first: VecDeque<BlockHash>,
+}
+
+impl Sources {
+    fn note(&mut self, hash: BlockHash, peer: PeerId) {
+        if self.of.insert(hash, peer).is_none() {
+            self.oldest_first.push_back(hash);
+        }
+        while self.oldest_first.len() > MAX_SOURCES {
+            if let Some(oldest) = self.oldest_first.pop_front() {
+                self.of.remove(&oldest);
+            }
+        }
+    }
+
+    pub(super) fn take(&mut self, hash: &BlockHash) -> Option<PeerId> {
+        self.of.remove(hash)
+    }
+}
 
 impl Owner {
     /// Asks a peer for blocks with witnesses.
@@ -62,6 +91,9 @@ impl Owner {
         self.downloads.received(&hash, Some(peer.id), now);
         let outcome = self.chain.accept_block(payload, requested, enough_work);
         if outcome.new {
+            if outcome.verdict.is_none() {
+                self.block_sources.note(hash, peer.id);
+            }
             peer.last_block = self.chain.now();
             self.downloads.received(&hash, None, now);
         }
@@ -72,6 +104,7 @@ impl Owner {
     fn judge_block(&self, peer: &mut Peer, outcome: &BlockOutcome, connects: bool) {
         let Some(reason) = &outcome.verdict else { return };
         if connects && MUTATED.contains(&reason.as_str()) {
+            tracing::debug!(target: "validation", "Block mutated: {reason}");
             tracing::debug!(target: "net", "Received mutated block from peer={}", peer.id);
             misbehaving(peer, "mutated block");
         } else if deserves_punishment(peer, reason, outcome.punish) {
@@ -79,6 +112,17 @@ impl Owner {
         } else {
             tracing::debug!(target: "net", "peer={}: block {} refused: {reason}", peer.id, outcome.hash);
         }
+    }
+
+    /// A block that was stored unjudged turned out invalid.
+    pub(super) fn block_refused(&mut self, hash: &BlockHash, reason: &str, punish: bool) {
+        let Some(source) = self.block_sources.take(hash) else { return };
+        self.with_peer(source, |_, peer| {
+            if deserves_punishment(peer, reason, punish) {
+                misbehaving(peer, reason);
+            }
+            Ok(())
+        });
     }
 
     /// Core's `BlockRequestAllowed`: stale blocks only while young, so that they do not identify us.
@@ -129,7 +173,6 @@ impl Owner {
         let Some(block) = block else {
             return Err(gone(format!("Cannot load block from disk, {}", peer.disconnecting())));
         };
-        self.uploads.add(block.len() as u64, self.chain.now());
         self.send(peer, "block", block);
         if peer.continuation == Some(hash) {
             peer.continuation = None;
