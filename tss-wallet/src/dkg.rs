@@ -23,10 +23,10 @@
 mod ecdsa;
 mod error;
 mod schnorr;
-mod trial;
-mod wire;
+pub(crate) mod trial;
+pub(crate) mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -134,7 +134,7 @@ impl Dkg {
         let (ecdsa, points_commitment, fragments) = ecdsa::deal(&params.roster, me, &params_hash, &seed)?;
         let (schnorr, frost_package, chain_commitment) = schnorr::deal(&params.roster, me, &seed)?;
         let broadcast = encode(&wire::Round1 { params_hash, frost_package, chain_commitment, points_commitment })?;
-        let inbox = Inbox::new(params.roster.others(me).collect());
+        let inbox = Inbox::new(params.roster.others(me).collect(), kinds);
         let mut dkg = Self {
             params,
             params_hash,
@@ -273,6 +273,7 @@ impl Dkg {
             epoch: Epoch(0),
             network: self.params.network,
             roster: self.params.roster.clone(),
+            absent: BTreeSet::new(),
             ecdsa: ecdsa.group,
             schnorr: schnorr.group,
             ecdsa_shares: ecdsa.shares,

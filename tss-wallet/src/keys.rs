@@ -10,6 +10,8 @@ mod share;
 mod tests;
 mod tree;
 
+use std::collections::BTreeSet;
+
 use bitcoin::bip32::{ChainCode, ChildNumber, DerivationPath, Fingerprint, Xpub};
 use bitcoin::{Network, NetworkKind};
 use secp256k1::PublicKey;
@@ -17,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use certificate::{Certificate, CertificateError};
-pub(crate) use certificate::{affine, interpolate};
+pub(crate) use certificate::{affine, interpolate, lagrange, point};
 pub use share::KeyShare;
 pub(crate) use share::{DklsParty, FrostPackage, frost_identifier, scalar_from_bytes};
 pub(crate) use tree::{Child, KeyTree};
@@ -119,6 +121,8 @@ pub struct PublicKeys {
     pub network: Network,
     /// Members and threshold.
     pub roster: Roster,
+    /// Members that were away when the shares were dealt again: they hold none of this epoch. Nobody in epoch 0.
+    pub absent: BTreeSet<PartyIndex>,
     /// The key of legacy, p2sh-segwit and bech32 addresses.
     pub ecdsa: GroupKey,
     /// The key of bech32m addresses.
@@ -129,7 +133,7 @@ pub struct PublicKeys {
     pub schnorr_shares: Vec<PublicKey>,
     /// Hash of every broadcast of the ceremony that made the shares.
     pub transcript: [u8; 32],
-    /// The members' signatures over all of the above.
+    /// The signatures of all who hold a share over all of the above.
     pub certificate: Certificate,
 }
 
@@ -150,6 +154,20 @@ impl PublicKeys {
             Scheme::Ecdsa => self.ecdsa_shares.get(party.position()),
             Scheme::Schnorr => self.schnorr_shares.get(party.position()),
         }
+    }
+
+    /// The members that hold a share of this epoch.
+    pub fn holders(&self) -> impl Iterator<Item = PartyIndex> + '_ {
+        self.roster.indices().filter(|party| !self.absent.contains(party))
+    }
+
+    /// Whether two epochs belong to one wallet: the same id, network, group keys and chain codes, so the same addresses.
+    #[must_use]
+    pub fn same_wallet(&self, other: &Self) -> bool {
+        self.wallet == other.wallet
+            && self.network == other.network
+            && self.ecdsa == other.ecdsa
+            && self.schnorr == other.schnorr
     }
 
     /// The account of an address type, as the ledger of the wallet takes it and `listdescriptors` exports it.
@@ -184,6 +202,7 @@ impl PublicKeys {
                 &self.epoch.0.to_be_bytes(),
                 &self.network.magic().to_bytes(),
                 &self.roster.canonical_bytes(),
+                &self.absent.iter().map(|party| party.get()).collect::<Vec<u8>>(),
                 &key(&self.ecdsa),
                 &key(&self.schnorr),
                 &shares(&self.ecdsa_shares),
@@ -200,13 +219,22 @@ impl PublicKeys {
     }
 
     /// Checks the form of the lists, that the public shares lie on one polynomial of degree t−1 through the group key,
-    /// and that all n members signed.
+    /// and that all who hold a share signed: all n members in epoch 0, afterwards at least t and more than half.
     ///
     /// # Errors
     /// Says what does not hold.
     pub fn verify(&self) -> Result<(), CertificateError> {
         certificate::check_shares(&self.roster, &self.ecdsa_shares, &self.ecdsa.public_key)?;
         certificate::check_shares(&self.roster, &self.schnorr_shares, &self.schnorr.public_key)?;
-        self.certificate.verify(&self.roster, &self.statement())
+        let count = usize::from(self.roster.count());
+        let holders = self.holders().count();
+        if let Some(stranger) = self.absent.iter().find(|party| !self.roster.contains(**party)) {
+            return Err(CertificateError::Unknown(*stranger));
+        }
+        let enough = holders >= usize::from(self.roster.threshold()) && 2 * holders > count;
+        if !enough || (self.epoch == Epoch(0) && holders < count) {
+            return Err(CertificateError::TooFewHolders { holders, members: count });
+        }
+        self.certificate.verify_by(&self.roster, self.holders(), &self.statement())
     }
 }

@@ -13,6 +13,7 @@
 //! | [`identity`], [`envelope`] | the ed25519 key of a node, the signed envelope of every message |
 //! | [`keys`] | group keys, accounts, certificates, key shares |
 //! | [`dkg`] | joint generation of both keys: [`Dkg`] |
+//! | [`redeal`] | dealing the shares again: refresh, reshare, repair: [`Redeal`] |
 //! | [`sign`] | joint signing of many inputs at once: [`SigningSession`] |
 //! | [`seal`], [`store`] | sealing of secrets, the wallet's RocksDB, the store of share and bans |
 //! | [`wallet`] | addresses, coins, history, spending, PSBT |
@@ -25,6 +26,7 @@ pub mod envelope;
 pub mod identity;
 pub mod ids;
 pub mod keys;
+pub mod redeal;
 pub mod roster;
 pub mod seal;
 pub mod sign;
@@ -36,6 +38,7 @@ pub use envelope::{Envelope, EnvelopeError, Expected, Verified};
 pub use identity::SigningIdentity;
 pub use ids::{Epoch, MemberId, Outgoing, PartyIndex, Recipient, SessionId, WalletId};
 pub use keys::{GroupKey, KeyShare, PublicKeys};
+pub use redeal::{Redeal, RedealParams, RedealRefusal};
 pub use roster::{Roster, RosterError, Split};
 pub use sign::{SignError, SignItem, SignParams, Signature, SigningSession};
 pub use store::{Family, ShareStore, WalletDb};

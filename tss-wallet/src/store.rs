@@ -16,7 +16,7 @@ pub use shares::{Ban, ShareStore, ShareStoreError};
 use crate::wallet::storage::{Durability, Rows, Storage, StorageError, Table, Write};
 
 /// The version of the format; a database of another is refused.
-const FORMAT: &[u8] = b"keyless-wallet-1";
+const FORMAT: &[u8] = b"keyless-wallet-2";
 const FORMAT_KEY: &[u8] = b"format";
 
 /// The column families of a wallet.

@@ -21,6 +21,7 @@
 //! | [`spend`] | coin selection, fees, change |
 //! | [`signing`], [`psbt`], [`message`] | what must be signed, and where signatures go |
 //! | [`descriptors`] | descriptors as others import them |
+//! | [`imports`] | public descriptors that a wallet without a quorum watches |
 //! | [`storage`] | the trait of the store, and its twin in memory |
 
 pub mod addresses;
@@ -29,6 +30,7 @@ pub mod coins;
 pub mod descriptors;
 pub mod feed;
 pub mod history;
+pub mod imports;
 pub mod keychain;
 pub mod labels;
 pub mod ledger;
@@ -57,6 +59,7 @@ use self::storage::{Durability, Storage, StorageError, Table, Write};
 const FORMAT: u32 = 1;
 const META_KEY: &[u8] = b"wallet";
 const BEST_BLOCK_KEY: &[u8] = b"best_block";
+const KIND_KEY: &[u8] = b"kind";
 const CORRUPT_META: StorageError = StorageError::Corrupt { what: "wallet description" };
 
 /// What a new wallet is made from.
@@ -64,11 +67,21 @@ const CORRUPT_META: StorageError = StorageError::Corrupt { what: "wallet descrip
 pub struct WalletParams {
     pub name: String,
     pub network: Network,
-    /// One for each address type.
+    /// One for each address type; none for a wallet without a quorum.
     pub accounts: Vec<AccountXpub>,
     /// When the keys were made, seconds since 1970.
     pub birth_time: u64,
     pub avoid_reuse: bool,
+    pub kind: Kind,
+}
+
+/// What kind of wallet it is, in Core's flags.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kind {
+    /// It watches, and never signs.
+    pub watch_only: bool,
+    /// It was made without keys, and none came since.
+    pub blank: bool,
 }
 
 /// What the node's configuration says; may change from one start to the next.
@@ -124,6 +137,7 @@ pub struct Scanning {
 /// One wallet's public state. Owned by one task; every call is synchronous.
 pub struct Wallet {
     meta: Meta,
+    kind: Kind,
     options: WalletOptions,
     keys: Keychains,
     ledger: Ledger,
@@ -159,11 +173,12 @@ impl Wallet {
             birth_time: params.birth_time,
             avoid_reuse: params.avoid_reuse,
         };
-        let keys = Keychains::new(meta.network, &meta.accounts)?;
+        let keys = keychains(&meta)?;
         let mut ledger = Ledger::default();
         ledger.set_tip(tip);
         let mut wallet = Self {
             meta,
+            kind: params.kind,
             options,
             keys,
             ledger,
@@ -175,7 +190,7 @@ impl Wallet {
             scanning: None,
         };
         wallet.want_lookahead();
-        let writes = [wallet.meta_row()?, wallet.best_block_row()?];
+        let writes = [wallet.meta_row()?, wallet.kind_row()?, wallet.best_block_row()?];
         wallet.storage.write(&writes, Durability::Promise)?;
         Ok(wallet)
     }
@@ -196,9 +211,14 @@ impl Wallet {
             None => None,
         };
         let best_block = best_block.map(|(height, hash)| BlockId { height, hash });
+        let kind: Kind = match row(KIND_KEY) {
+            Some(value) => postcard::from_bytes(value).map_err(|_| CORRUPT_META)?,
+            None => Kind::default(),
+        };
         let mut wallet = Self {
-            keys: Keychains::new(meta.network, &meta.accounts)?,
+            keys: keychains(&meta)?,
             meta,
+            kind,
             options,
             ledger: Ledger::default(),
             pool: Pool::load(&storage.rows(Table::Pool)?)?,
@@ -209,6 +229,7 @@ impl Wallet {
             scanning: None,
         };
         wallet.ledger.set_tip(best_block);
+        wallet.restore_imports(&rows)?;
         wallet.want_handed_out();
         wallet.keys.top_up(usize::MAX);
         let rows = wallet.storage.rows(Table::Tx)?;
@@ -260,6 +281,10 @@ impl Wallet {
     /// When the keys were made, seconds since 1970.
     pub fn key_time(&self) -> u64 {
         self.meta.created
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
     pub fn avoid_reuse(&self) -> bool {
@@ -391,6 +416,11 @@ impl Wallet {
         Ok(Write { table: Table::Meta, key: META_KEY.to_vec(), value: Some(value) })
     }
 
+    fn kind_row(&self) -> Result<Write, StorageError> {
+        let value = postcard::to_stdvec(&self.kind).map_err(|_| CORRUPT_META)?;
+        Ok(Write { table: Table::Meta, key: KIND_KEY.to_vec(), value: Some(value) })
+    }
+
     fn best_block_row(&self) -> Result<Write, StorageError> {
         let best = self.best_block.map(|block| (block.height, block.hash));
         let value = postcard::to_stdvec(&best).map_err(|_| CORRUPT_META)?;
@@ -408,6 +438,14 @@ impl Wallet {
             writes.push(Write { table: Table::Tx, key: txid.to_byte_array().to_vec(), value });
         }
         if writes.is_empty() { Ok(()) } else { self.storage.write(&writes, durability) }
+    }
+}
+
+fn keychains(meta: &Meta) -> Result<Keychains, AccountError> {
+    if meta.accounts.is_empty() {
+        Ok(Keychains::watching(meta.network))
+    } else {
+        Keychains::new(meta.network, &meta.accounts)
     }
 }
 

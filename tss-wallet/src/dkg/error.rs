@@ -1,22 +1,22 @@
-//! Why a key generation refused a message or ended.
+//! Why a key generation, or a ceremony that deals shares again, refused a message or ended.
 
 use thiserror::Error;
 
 use crate::ids::PartyIndex;
 use crate::sign::SignError;
 
-/// Why key generation failed.
+/// Why a ceremony failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DkgError {
     /// This node's identity is not in the roster.
     #[error("this node is not a member of the quorum")]
     NotAMember,
     /// A fault of this member's own: nobody else is to blame.
-    #[error("key generation failed at this member: {0}")]
+    #[error("the ceremony failed at this member: {0}")]
     Own(String),
 
     /// A message from somebody who is not in the roster.
-    #[error("{from} takes no part in the key generation")]
+    #[error("{from} takes no part in the ceremony")]
     Stranger {
         /// Who sent it.
         from: PartyIndex,
@@ -61,7 +61,7 @@ pub enum DkgError {
         with: PartyIndex,
     },
     /// A check failed that names nobody.
-    #[error("the key generation is void and nobody can be named for it: {0}")]
+    #[error("the ceremony is void and nobody can be named for it: {0}")]
     Unattributed(String),
     /// A test signature failed.
     #[error("a test signature failed: {0}")]

@@ -1,4 +1,4 @@
-//! The test signatures that end a key generation: by quorums that together cover every pair of members.
+//! The test signatures that end every ceremony which makes shares: by quorums that together cover every pair of members.
 //!
 //! Each quorum signs one message with a child of each group key. What is signed is a tagged hash, which is the sighash
 //! of no transaction; the signatures are thrown away. A member that cannot sign with some other one is found before
@@ -19,7 +19,7 @@ use crate::wallet::keychain::{AddressType, Branch, ChainId, KeyId};
 type Bundle = Vec<(u8, Vec<u8>)>;
 
 /// This member's part in the test signatures.
-pub(super) struct Trial {
+pub(crate) struct Trial {
     me: PartyIndex,
     quorums: Vec<BTreeSet<PartyIndex>>,
     sessions: BTreeMap<u8, SigningSession>,
@@ -34,7 +34,8 @@ impl Trial {
     ) -> Result<(Self, BTreeMap<PartyIndex, Vec<u8>>), DkgError> {
         let me = share.me();
         let statement = share.public().statement();
-        let quorums = covering_quorums(share.public().roster.count(), share.public().roster.threshold());
+        let holders: Vec<u8> = share.public().holders().map(PartyIndex::get).collect();
+        let quorums = covering_quorums(&holders, share.public().roster.threshold());
         let mut trial = Self { me, quorums, sessions: BTreeMap::new() };
         let mut bundles: BTreeMap<PartyIndex, Bundle> = BTreeMap::new();
         for (number, quorum) in (0_u8..).zip(&trial.quorums) {
@@ -108,9 +109,8 @@ fn encode_bundles(bundles: &BTreeMap<PartyIndex, Bundle>) -> Result<BTreeMap<Par
     bundles.iter().map(|(to, bundle)| Ok((*to, encode(bundle)?))).collect()
 }
 
-/// Quorums of t of n members such that every two members are together in one: the same for all members.
-pub(crate) fn covering_quorums(count: u8, threshold: u8) -> Vec<BTreeSet<PartyIndex>> {
-    let all: Vec<u8> = (1..=count).collect();
+/// Quorums of t of these members such that every two members are together in one: the same for all members.
+pub(crate) fn covering_quorums(all: &[u8], threshold: u8) -> Vec<BTreeSet<PartyIndex>> {
     let mut open: BTreeSet<(u8, u8)> =
         all.iter().flat_map(|a| all.iter().filter(move |b| a < *b).map(move |b| (*a, *b))).collect();
     let mut quorums = Vec::new();
@@ -147,7 +147,8 @@ mod tests {
     #[test]
     fn every_pair_is_in_a_quorum_of_the_right_size() {
         for (count, threshold) in [(2, 2), (3, 2), (3, 3), (5, 3), (7, 4), (10, 7), (15, 8)] {
-            let quorums = covering_quorums(count, threshold);
+            let all: Vec<u8> = (1..=count).collect();
+            let quorums = covering_quorums(&all, threshold);
             assert!(quorums.iter().all(|quorum| quorum.len() == usize::from(threshold)));
             for a in 1..=count {
                 for b in a + 1..=count {

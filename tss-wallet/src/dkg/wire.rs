@@ -1,4 +1,4 @@
-//! The messages of key generation and the box they wait in.
+//! The messages of key generation, and the box that those of every ceremony wait in.
 //!
 //! A body is one byte of round, one of kind, and a postcard message that must be consumed to its last byte. At most one
 //! message of each kind and round is kept for each member, so a peer cannot make the box grow.
@@ -21,7 +21,7 @@ use crate::ids::PartyIndex;
 pub(super) const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Broadcast,
     Private,
 }
@@ -73,18 +73,18 @@ pub(super) struct Private3 {
     pub mul: TransmitInitMulPhase3to4<Secp256k1>,
 }
 
-pub(super) fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, DkgError> {
+pub(crate) fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, DkgError> {
     postcard::to_allocvec(message).map_err(|error| DkgError::Own(error.to_string()))
 }
 
-pub(super) fn decode<T: DeserializeOwned>(culprit: PartyIndex, bytes: &[u8]) -> Result<T, DkgError> {
+pub(crate) fn decode<T: DeserializeOwned>(culprit: PartyIndex, bytes: &[u8]) -> Result<T, DkgError> {
     match postcard::take_from_bytes(bytes) {
         Ok((message, [])) => Ok(message),
         _ => Err(DkgError::Malformed { culprit }),
     }
 }
 
-pub(super) fn frame(round: u8, kind: Kind, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(round: u8, kind: Kind, payload: &[u8]) -> Vec<u8> {
     let mut body = Vec::with_capacity(payload.len() + 2);
     body.push(round);
     body.push(match kind {
@@ -96,14 +96,16 @@ pub(super) fn frame(round: u8, kind: Kind, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Messages that have come and not been used. They may hold shares, and are erased when dropped.
-pub(super) struct Inbox {
+pub(crate) struct Inbox {
     peers: BTreeSet<PartyIndex>,
+    /// What each peer sends in a round.
+    kinds: fn(u8) -> &'static [Kind],
     messages: BTreeMap<(u8, Kind, PartyIndex), Zeroizing<Vec<u8>>>,
 }
 
 impl Inbox {
-    pub fn new(peers: BTreeSet<PartyIndex>) -> Self {
-        Self { peers, messages: BTreeMap::new() }
+    pub fn new(peers: BTreeSet<PartyIndex>, kinds: fn(u8) -> &'static [Kind]) -> Self {
+        Self { peers, kinds, messages: BTreeMap::new() }
     }
 
     pub fn accept(&mut self, present: u8, last: u8, from: PartyIndex, body: &[u8]) -> Result<(), DkgError> {
@@ -120,7 +122,7 @@ impl Inbox {
         if *round < present {
             return Err(DkgError::Late { from });
         }
-        if *round > last || payload.len() > MAX_MESSAGE_BYTES || !super::kinds(*round).contains(&kind) {
+        if *round > last || payload.len() > MAX_MESSAGE_BYTES || !(self.kinds)(*round).contains(&kind) {
             return Err(malformed);
         }
         if self.messages.contains_key(&(*round, kind, from)) {

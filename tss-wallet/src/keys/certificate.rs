@@ -1,8 +1,9 @@
 //! The certificate of an epoch: every member's signature over the public result of a ceremony.
 //!
-//! A certificate is complete only with all n signatures. No address is handed out before.
+//! A certificate is complete only with the signatures of all who hold a share: all n after key generation. No address
+//! is handed out before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k256::elliptic_curve::group::GroupEncoding;
 use k256::{AffinePoint, ProjectivePoint, Scalar};
@@ -38,6 +39,14 @@ pub enum CertificateError {
         expected: usize,
         /// what there was
         got: usize,
+    },
+    /// Fewer members hold a share than sign, or than make a majority.
+    #[error("{holders} of {members} members hold a share of this epoch")]
+    TooFewHolders {
+        /// who hold one
+        holders: usize,
+        /// n
+        members: usize,
     },
     /// The public shares do not belong to one sharing of the group key.
     #[error("the public shares do not make the group key")]
@@ -99,11 +108,25 @@ impl Certificate {
     /// # Errors
     /// Names the first member whose signature is missing or wrong.
     pub fn verify(&self, roster: &Roster, statement: &[u8; 32]) -> Result<(), CertificateError> {
-        if let Some(stranger) = self.signatures.keys().find(|party| !roster.contains(**party)) {
+        self.verify_by(roster, roster.indices(), statement)
+    }
+
+    /// Checks that exactly these members signed the statement.
+    ///
+    /// # Errors
+    /// As [`Self::verify`].
+    pub fn verify_by(
+        &self,
+        roster: &Roster,
+        signers: impl Iterator<Item = PartyIndex>,
+        statement: &[u8; 32],
+    ) -> Result<(), CertificateError> {
+        let signers: BTreeSet<PartyIndex> = signers.collect();
+        if let Some(stranger) = self.signatures.keys().find(|party| !signers.contains(party)) {
             return Err(CertificateError::Unknown(*stranger));
         }
         let message = tagged_hash(TAG, &[statement]);
-        for party in roster.indices() {
+        for party in signers {
             let member = roster.member(party).ok_or(CertificateError::Unknown(party))?;
             let signature = self.signature(party).ok_or(CertificateError::Missing(party))?;
             identity::verify(member, &message, &signature)

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::collections::BTreeSet;
+
 use bitcoin::Network;
 use bitcoin::bip32::ChildNumber;
 use dkls23_secp256k1::protocols::derivation::DerivData;
@@ -23,6 +25,7 @@ fn keys(network: Network) -> (PublicKeys, SecretKey) {
         epoch: Epoch(0),
         network,
         roster: Roster::new(2, members, Split::Refused).unwrap(),
+        absent: BTreeSet::new(),
         ecdsa: group(1),
         schnorr: group(2),
         ecdsa_shares: Vec::new(),

@@ -18,6 +18,9 @@ pub enum AddressError {
     /// The quorum must confirm more indexes first; Core's text for an empty pool.
     #[error("Error: Keypool ran out, please call keypoolrefill first")]
     PoolEmpty(ChainId),
+    /// A wallet without a quorum has no active descriptor of this type.
+    #[error("Error: No {0} addresses available.")]
+    NoAddresses(AddressType),
     /// BIP32 has no key at this index, or none is left.
     #[error("Error: no key can be derived at index {0}")]
     Underivable(u32),

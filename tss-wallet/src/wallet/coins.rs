@@ -6,7 +6,7 @@ use bitcoin::{Amount, OutPoint, ScriptBuf, TxOut};
 
 use super::Wallet;
 use super::balance::TrustCache;
-use super::keychain::KeyId;
+use super::keychain::imported::{ScriptId, Spending};
 
 /// Which coins are asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +57,9 @@ impl Default for CoinFilter {
 pub struct Coin {
     pub outpoint: OutPoint,
     pub output: TxOut,
-    pub key: KeyId,
+    pub key: ScriptId,
+    /// What spending it takes; none where that cannot be known.
+    pub spending: Option<Spending>,
     pub depth: u32,
     pub safe: bool,
     pub from_me: bool,
@@ -114,6 +116,7 @@ impl Wallet {
                 outpoint,
                 output: output.clone(),
                 key: *key,
+                spending: self.keys.spending(&output.script_pubkey),
                 depth,
                 safe,
                 from_me: self.ledger.is_from_me(&record.tx, &self.keys),

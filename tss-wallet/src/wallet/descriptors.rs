@@ -17,12 +17,19 @@ pub struct DescriptorInfo {
     pub active: bool,
     /// Makes change.
     pub internal: bool,
-    /// First and last index watched, both inclusive.
-    pub range: (u32, u32),
+    /// First and last index watched, both inclusive; none for a single script.
+    pub range: Option<(u32, u32)>,
     pub next_index: u32,
 }
 
-fn with_checksum(desc: String) -> String {
+/// Whether `miniscript` can derive from a descriptor that Core has read, without its checksum.
+pub fn is_derivable(desc: &str) -> bool {
+    desc.parse::<miniscript::Descriptor<miniscript::DescriptorPublicKey>>()
+        .is_ok_and(|parsed| parsed.at_derivation_index(0).is_ok())
+}
+
+/// A descriptor with its checksum.
+pub fn with_checksum(desc: String) -> String {
     match desc_checksum(&desc) {
         Ok(checksum) => format!("{desc}#{checksum}"),
         Err(_) => desc,
@@ -60,7 +67,7 @@ impl Wallet {
         self.keys.account(key.address_type()).map(|account| branch_descriptor(account, key.branch()))
     }
 
-    /// The eight descriptors of the wallet, ordered by their text as Core orders them.
+    /// The eight descriptors of the wallet, or those imported, ordered by their text as Core orders them.
     pub fn descriptors(&self) -> Vec<DescriptorInfo> {
         let mut rows: Vec<DescriptorInfo> = ChainId::all()
             .filter_map(|chain| {
@@ -71,11 +78,22 @@ impl Wallet {
                     timestamp: self.meta.created,
                     active: true,
                     internal: chain.branch.is_change(),
-                    range: (0, end.saturating_sub(1)),
+                    range: Some((0, end.saturating_sub(1))),
                     next_index: self.pool.next_index(chain),
                 })
             })
             .collect();
+        rows.extend(self.keys.imported().iter().map(|imported| {
+            let stored = imported.stored();
+            DescriptorInfo {
+                desc: stored.desc.clone(),
+                timestamp: stored.timestamp,
+                active: stored.active.is_some(),
+                internal: stored.active.is_some_and(|(_, change)| change),
+                range: stored.ranged.then(|| (stored.start, stored.end.saturating_sub(1))),
+                next_index: stored.next_index,
+            }
+        }));
         rows.sort_by(|a, b| a.desc.cmp(&b.desc));
         rows
     }

@@ -12,6 +12,7 @@ use bitcoin::{Block, Transaction, Txid};
 
 use super::Wallet;
 use super::keychain::Branch;
+use super::keychain::imported::ScriptId;
 use super::labels::Purpose;
 use super::ledger::Arrival;
 use super::record::{BlockPosition, TxState};
@@ -261,7 +262,14 @@ impl Wallet {
     fn mark_seen_scripts(&mut self, tx: &Transaction) -> Result<Vec<Write>, StorageError> {
         let mut writes = Vec::new();
         for output in &tx.output {
-            let Some(key) = self.keys.key_of(&output.script_pubkey) else { continue };
+            let key = match self.keys.script_id(&output.script_pubkey) {
+                Some(ScriptId::Key(key)) => key,
+                Some(ScriptId::Imported { descriptor, index }) => {
+                    writes.extend(self.mark_imported(descriptor, index)?);
+                    continue;
+                }
+                None => continue,
+            };
             let before = self.pool.used_end(key.chain);
             if !self.pool.seen(key.chain, key.index) {
                 continue;

@@ -2,7 +2,10 @@
 //!
 //! Every script is an unhardened BIP32 child of an account key that the quorum made; anyone who holds the account
 //! keys derives the same scripts. Refuses accounts whose keys are of another network's kind or that come twice.
+//! A wallet without a quorum has descriptors that were imported instead ([`imported`]).
 //! Source: BIP32, BIP44, BIP49, BIP84, BIP86.
+
+pub mod imported;
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,6 +16,8 @@ use bitcoin::secp256k1::{PublicKey, XOnlyPublicKey};
 use bitcoin::{Address, CompressedPublicKey, Network, Script, ScriptBuf};
 use secp256k1::SECP256K1;
 use serde::{Deserialize, Serialize};
+
+use self::imported::{Imported, ScriptId};
 
 /// The four kinds of address, by Core's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -230,7 +235,8 @@ struct Chain {
 pub struct Keychains {
     network: Network,
     chains: Vec<Chain>,
-    scripts: SpkTxOutIndex<KeyId>,
+    scripts: SpkTxOutIndex<ScriptId>,
+    imported: Vec<Imported>,
 }
 
 impl Keychains {
@@ -251,7 +257,7 @@ impl Keychains {
                 .map_err(|_| AccountError::Underivable(id.address_type))?;
             chains.push(Chain { id, account: account.clone(), branch_key, derived: 0, wanted: 0 });
         }
-        Ok(Self { network, chains, scripts: SpkTxOutIndex::default() })
+        Ok(Self { network, chains, scripts: SpkTxOutIndex::default(), imported: Vec::new() })
     }
 
     pub fn network(&self) -> Network {
@@ -307,10 +313,10 @@ impl Keychains {
                 let Ok(child) = ChildNumber::from_normal_idx(index) else { continue };
                 let Ok(key) = chain.branch_key.ckd_pub(SECP256K1, child) else { continue };
                 let script = script_of(chain.id.address_type, key.public_key);
-                self.scripts.insert_spk(KeyId { chain: chain.id, index }, script);
+                self.scripts.insert_spk(ScriptId::Key(KeyId { chain: chain.id, index }), script);
             }
         }
-        true
+        self.top_up_imported(&mut left)
     }
 
     /// Derives up to and including `index` of one chain.
@@ -322,7 +328,7 @@ impl Keychains {
         };
         for index in missing {
             if let Some(info) = self.derive(KeyId { chain: id.chain, index }) {
-                self.scripts.insert_spk(info.id, info.script);
+                self.scripts.insert_spk(ScriptId::Key(info.id), info.script);
             }
         }
         if let Some(chain) = self.chains.iter_mut().find(|chain| chain.id == id.chain) {
@@ -330,13 +336,21 @@ impl Keychains {
         }
     }
 
-    /// Which key a script belongs to, if it is ours and watched.
-    pub fn key_of(&self, script: &Script) -> Option<KeyId> {
+    /// What a script belongs to, if it is ours and watched.
+    pub fn script_id(&self, script: &Script) -> Option<ScriptId> {
         self.scripts.index_of_spk(script.to_owned()).copied()
     }
 
+    /// Which key of the quorum a script belongs to, if it is ours and watched.
+    pub fn key_of(&self, script: &Script) -> Option<KeyId> {
+        match self.script_id(script)? {
+            ScriptId::Key(key) => Some(key),
+            ScriptId::Imported { .. } => None,
+        }
+    }
+
     pub fn is_mine(&self, script: &Script) -> bool {
-        self.key_of(script).is_some()
+        self.script_id(script).is_some()
     }
 
     /// [`KeyInfo`] of a script that is ours.
@@ -357,11 +371,11 @@ impl Keychains {
     }
 
     /// The index of scripts and of the outputs that pay to them.
-    pub fn scripts(&self) -> &SpkTxOutIndex<KeyId> {
+    pub fn scripts(&self) -> &SpkTxOutIndex<ScriptId> {
         &self.scripts
     }
 
-    pub(crate) fn scripts_mut(&mut self) -> &mut SpkTxOutIndex<KeyId> {
+    pub(crate) fn scripts_mut(&mut self) -> &mut SpkTxOutIndex<ScriptId> {
         &mut self.scripts
     }
 }

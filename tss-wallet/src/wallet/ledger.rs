@@ -196,6 +196,16 @@ impl Ledger {
         }
     }
 
+    /// Scripts have come to be watched: outputs that pay to them are ours from now on.
+    pub(crate) fn look_again(&mut self, keys: &mut Keychains) {
+        let known: Vec<(Txid, Arc<Transaction>)> =
+            self.records.values().map(|record| (record.txid, Arc::clone(&record.tx))).collect();
+        for (txid, tx) in known {
+            keys.scripts_mut().scan(&tx);
+            self.refresh_open_around(txid, &tx, keys);
+        }
+    }
+
     /// Puts a stored record back in place.
     pub(crate) fn restore(&mut self, record: TxRecord, keys: &mut Keychains) {
         self.insert(record, keys);

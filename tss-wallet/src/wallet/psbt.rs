@@ -8,7 +8,8 @@
 use bitcoin::psbt::{Input, PsbtSighashType};
 use bitcoin::sighash::{EcdsaSighashType, SighashCache};
 use bitcoin::{Psbt, Transaction, TxOut};
-use miniscript::psbt::PsbtExt;
+use miniscript::descriptor::{DefiniteDescriptorKey, Descriptor};
+use miniscript::psbt::{PsbtExt, PsbtInputExt, PsbtOutputExt};
 use secp256k1::SECP256K1;
 
 use super::Wallet;
@@ -73,13 +74,25 @@ impl Wallet {
                 }
             }
             let Some(coin) = coin_of(psbt, index)? else { continue };
-            let Some(key) = self.key_info(&coin.script_pubkey) else { continue };
-            if let Some(input) = psbt.inputs.get_mut(index) {
+            let Some(input) = psbt.inputs.get_mut(index) else { return Err(PsbtError::MissingInputs) };
+            if let Some(key) = self.key_info(&coin.script_pubkey) {
                 describe_input(input, coin, &key, bip32_derivs);
+            } else if let Some(definite) = self.keys.definite(&coin.script_pubkey) {
+                describe_imported(input, coin, &definite, bip32_derivs);
             }
         }
         for (output, txout) in psbt.outputs.iter_mut().zip(&psbt.unsigned_tx.output) {
-            let Some(key) = self.key_info(&txout.script_pubkey) else { continue };
+            let Some(key) = self.key_info(&txout.script_pubkey) else {
+                if let Some(definite) = self.keys.definite(&txout.script_pubkey) {
+                    // Refused only for a script that is not the descriptor's own, which this one is.
+                    let _ = output.update_with_descriptor_unchecked(&definite);
+                    if !bip32_derivs {
+                        output.bip32_derivation.clear();
+                        output.tap_key_origins.clear();
+                    }
+                }
+                continue;
+            };
             let origin = (key.fingerprint, key.path.clone());
             if key.address_type() == AddressType::Bech32m {
                 output.tap_internal_key = Some(key.internal_key());
@@ -268,6 +281,24 @@ fn describe_input(input: &mut Input, coin: TxOut, key: &KeyInfo, bip32_derivs: b
     }
     if bip32_derivs {
         input.bip32_derivation.insert(key.public_key, origin);
+    }
+}
+
+/// The same for a coin of an imported descriptor.
+fn describe_imported(
+    input: &mut Input,
+    coin: TxOut,
+    definite: &Descriptor<DefiniteDescriptorKey>,
+    bip32_derivs: bool,
+) {
+    if definite.desc_type().segwit_version().is_some() {
+        input.witness_utxo = Some(coin);
+    }
+    let before = (input.bip32_derivation.clone(), input.tap_key_origins.clone());
+    // Refused only for a descriptor without a script, which has no coin.
+    let _ = input.update_with_descriptor_unchecked(definite);
+    if !bip32_derivs {
+        (input.bip32_derivation, input.tap_key_origins) = before;
     }
 }
 

@@ -19,12 +19,13 @@ use rand::{Rng, RngCore};
 
 pub use self::error::SpendError;
 use self::error::{MAX_STANDARD_WEIGHT, MIN_STANDARD_WEIGHT};
-use self::fees::{dust_threshold, input_weight, is_dust, is_segwit, output_size, signed_weight, vbytes};
+use self::fees::{dust_threshold, input_weight, is_dust, output_size, signed_weight, vbytes};
 pub use self::params::{ChangeSpec, Draft, DraftInput, PresetInput, Recipient, SpendParams};
 use self::select::{Aim, Group, NoSelection};
 use super::Wallet;
 use super::addresses::AddressError;
 use super::coins::{Coin, CoinFilter};
+use super::keychain::imported::ScriptId;
 use super::keychain::{AddressType, Branch, ChainId, KeyId};
 
 /// Size of an input that spends change, where the change script is not ours.
@@ -54,6 +55,8 @@ struct Input {
 struct ChangePlan {
     script: ScriptBuf,
     fresh: Option<ChainId>,
+    /// The type of the active descriptor it comes from, in a wallet without a quorum.
+    imported: Option<AddressType>,
     missing: Option<AddressError>,
     min_viable: i64,
     fee: i64,
@@ -72,10 +75,13 @@ impl Wallet {
         }
         let types: Vec<_> =
             params.recipients.iter().filter_map(|recipient| AddressType::of_script(&recipient.script)).collect();
-        [AddressType::Bech32m, AddressType::Bech32, AddressType::P2shSegwit, AddressType::Legacy]
-            .into_iter()
+        let order = [AddressType::Bech32m, AddressType::Bech32, AddressType::P2shSegwit, AddressType::Legacy];
+        let mut possible = order.into_iter().filter(|kind| self.hands_out(*kind, true));
+        possible
+            .clone()
             .find(|kind| types.contains(kind))
-            .unwrap_or(AddressType::Bech32m)
+            .or_else(|| possible.find(|kind| matches!(kind, AddressType::Bech32m | AddressType::Bech32)))
+            .unwrap_or(params.default_address_type)
     }
 
     /// Funds a payment. Takes a change address from the confirmed pool when change is needed.
@@ -108,8 +114,19 @@ impl Wallet {
     }
 
     fn plan_change(&self, params: &SpendParams) -> ChangePlan {
+        let mut imported = None;
         let (script, fresh, missing) = match &params.change.script {
             Some(script) => (script.clone(), None, None),
+            None if self.keys.is_watching() => {
+                let kind = self.change_type(params);
+                match self.peek_imported(kind, true) {
+                    Some(script) => {
+                        imported = Some(kind);
+                        (script, None, None)
+                    }
+                    None => (ScriptBuf::new(), None, Some(AddressError::NoAddresses(kind))),
+                }
+            }
             None => {
                 let chain = ChainId::new(self.change_type(params), Branch::Change);
                 let key = (self.pool.available(chain) > 0)
@@ -122,9 +139,9 @@ impl Wallet {
             }
         };
         let ours = fresh
-            .map(|chain| chain.address_type)
-            .or_else(|| self.keys.key_of(&script).map(|key| key.chain.address_type));
-        let spend_vbytes = ours.map_or(FOREIGN_CHANGE_SPEND_VBYTES, |kind| vbytes(input_weight(kind)));
+            .map(|chain| input_weight(chain.address_type))
+            .or_else(|| self.keys.spending(&script).map(|spending| spending.weight));
+        let spend_vbytes = ours.map_or(FOREIGN_CHANGE_SPEND_VBYTES, vbytes);
         let output_vbytes = output_size(&script);
         let fee = sats(params.fee_rate.fee(output_vbytes));
         let spend_fee = sats(params.discard_rate.fee(spend_vbytes));
@@ -132,6 +149,7 @@ impl Wallet {
         ChangePlan {
             script,
             fresh,
+            imported,
             missing,
             min_viable: dust.max(spend_fee + 1),
             fee,
@@ -143,8 +161,8 @@ impl Wallet {
     fn preset(&self, params: &SpendParams) -> Result<Vec<(OutPoint, Input)>, SpendError> {
         let mut found = Vec::with_capacity(params.inputs.len());
         for preset in &params.inputs {
-            let key = self.keys.scripts().txout(preset.outpoint).map(|(key, _)| *key);
-            let own = key.and_then(|_| self.output(preset.outpoint).cloned());
+            let known = self.keys.scripts().txout(preset.outpoint).map(|(id, _)| *id);
+            let own = known.and_then(|_| self.output(preset.outpoint).cloned());
             let parent = self.ledger.get(&preset.outpoint.txid).filter(|_| own.is_some());
             if let Some(parent) = parent.filter(|parent| self.ledger.depth(parent) == 0) {
                 let theirs = parent.tx.version.0;
@@ -155,13 +173,14 @@ impl Wallet {
                     return Err(SpendError::InputForTruc(theirs));
                 }
             }
-            let key = own.is_some().then_some(key).flatten();
+            let key = known.filter(|_| own.is_some()).and_then(key_of);
             let prevout = own.or_else(|| preset.prevout.clone()).ok_or(SpendError::InputNotFound(preset.outpoint))?;
-            let kind = key.map(|key| key.chain.address_type);
-            let taproot = prevout.script_pubkey.is_p2tr().then_some(AddressType::Bech32m);
-            let weight = preset.weight.map(Weight::to_wu).or_else(|| kind.or(taproot).map(input_weight));
+            let spending = self.keys.spending(&prevout.script_pubkey);
+            let taproot = prevout.script_pubkey.is_p2tr().then(|| input_weight(AddressType::Bech32m));
+            let weight = preset.weight.map(Weight::to_wu).or(spending.map(|spending| spending.weight)).or(taproot);
             let weight = weight.ok_or(SpendError::InputNotSolvable(preset.outpoint))?;
-            let segwit = is_segwit(&prevout.script_pubkey, kind);
+            let segwit =
+                spending.map_or(prevout.script_pubkey.is_witness_program(), |spending| spending.segwit);
             let input = Input { prevout, key, weight, segwit, sequence: preset.sequence };
             found.push((preset.outpoint, input));
         }
@@ -200,6 +219,7 @@ impl Wallet {
         let coins: Vec<Coin> = self
             .unspent(&filter)
             .into_iter()
+            .filter(|coin| coin.spending.is_some())
             .filter(|coin| !params.inputs.iter().any(|preset| preset.outpoint == coin.outpoint))
             .collect();
         let together = params.avoid_partial_spends || (params.avoid_reuse && self.meta.avoid_reuse);
@@ -223,17 +243,16 @@ impl Wallet {
         let mut added: Vec<(OutPoint, Input)> = picked
             .into_iter()
             .filter_map(|outpoint| by_outpoint.remove(&outpoint))
-            .map(|coin| {
-                let kind = coin.key.chain.address_type;
-                let segwit = kind != AddressType::Legacy;
+            .filter_map(|coin| {
+                let spending = coin.spending?;
                 let input = Input {
                     prevout: coin.output,
-                    key: Some(coin.key),
-                    weight: input_weight(kind),
-                    segwit,
+                    key: key_of(coin.key),
+                    weight: spending.weight,
+                    segwit: spending.segwit,
                     sequence: None,
                 };
-                (coin.outpoint, input)
+                Some((coin.outpoint, input))
             })
             .collect();
         added.shuffle(rng);
@@ -290,11 +309,22 @@ impl Wallet {
             }
             _ => None,
         };
+        if let Some(kind) = change.imported.filter(|_| position.is_some()) {
+            let taken = self.take_imported(kind, true, None).map_err(AddressError::Storage);
+            taken.map_err(SpendError::NoChangeAddress)?;
+        }
         let inputs = chosen
             .into_iter()
             .map(|(outpoint, input)| DraftInput { outpoint, prevout: input.prevout, key: input.key })
             .collect();
         Ok(Draft { tx, fee, change_position: position, inputs, change: reserved })
+    }
+}
+
+fn key_of(id: ScriptId) -> Option<KeyId> {
+    match id {
+        ScriptId::Key(key) => Some(key),
+        ScriptId::Imported { .. } => None,
     }
 }
 
@@ -324,7 +354,8 @@ fn group_coins(coins: &[Coin], params: &SpendParams, together: bool) -> Vec<Grou
     let mut groups: Vec<Group> = Vec::new();
     let mut open: BTreeMap<&ScriptBuf, usize> = BTreeMap::new();
     for coin in coins {
-        let weight = input_weight(coin.key.chain.address_type);
+        let Some(spending) = coin.spending else { continue };
+        let weight = spending.weight;
         let fee = sats(params.fee_rate.fee(vbytes(weight)));
         let long_term_fee = sats(params.long_term_rate.fee(vbytes(weight)));
         let depth_others = if coin.from_me { u32::MAX } else { coin.depth };
@@ -349,8 +380,8 @@ fn group_coins(coins: &[Coin], params: &SpendParams, together: bool) -> Vec<Grou
             weight,
             fee,
             long_term_fee,
-            segwit: coin.key.chain.address_type != AddressType::Legacy,
-            address_type: coin.key.chain.address_type,
+            segwit: spending.segwit,
+            address_type: spending.address_type,
             depth_own: coin.depth,
             depth_others,
             safe: coin.safe,

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use bitcoin::{Amount, Script, ScriptBuf, Transaction, TxOut, VarInt};
+use bitcoin::{Amount, Script, Transaction, TxOut, VarInt};
 
 use crate::wallet::keychain::AddressType;
 
@@ -83,9 +83,4 @@ pub fn signed_weight(tx: &Transaction, inputs: &[(u64, bool)]) -> u64 {
     let bare = (4 + 4 + count(inputs.len()) + count(tx.output.len()) + outputs) * 4;
     let of_inputs: u64 = inputs.iter().map(|(weight, _)| weight - u64::from(!segwit)).sum();
     bare + of_inputs + if segwit { 2 } else { 0 }
-}
-
-/// Whether a coin of this script is spent by a witness, as far as the script shows.
-pub fn is_segwit(script: &ScriptBuf, address_type: Option<AddressType>) -> bool {
-    address_type.map_or(script.is_witness_program(), |kind| kind != AddressType::Legacy)
 }
