@@ -26,7 +26,7 @@ const MAX_COUNT: u32 = 10_000;
 const MAX_RANGES: usize = 8;
 /// Last index a lease may reach; BIP32 ends at 2³¹.
 const MAX_INDEX: u32 = 1 << 30;
-const ANSWER_DEADLINE: Duration = Duration::from_millis(1_500);
+const ANSWER_DEADLINE: Duration = Duration::from_millis(2_500);
 const PROBE_DEADLINE: Duration = Duration::from_millis(1_500);
 /// Times a lease is tried again above the marks of other coordinators.
 const MAX_TRIES: u32 = 16;

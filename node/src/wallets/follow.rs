@@ -63,12 +63,24 @@ impl Loaded {
         match wallet.tip() {
             Some(tip) if tip.hash == block.header.prev_blockhash => {
                 wallet.block_connected(block, height, now)?;
+                drop(wallet);
+                self.forget_mined(block);
                 Ok(())
             }
             Some(tip) if tip.hash == block.block_hash() => Ok(()),
             _ => {
                 drop(wallet);
                 self.catch_up()
+            }
+        }
+    }
+
+    /// The mempool does not tell that it gave up what a block holds.
+    fn forget_mined(&self, block: &Block) {
+        let mut kept = self.in_mempool.lock().unwrap_or_else(PoisonError::into_inner);
+        if !kept.is_empty() {
+            for tx in &block.txdata {
+                kept.remove(&tx.compute_txid());
             }
         }
     }
