@@ -15,7 +15,8 @@
 //! | `rescan` | rescanblockchain, abortrescan |
 //! | `spending`, `options`, `sweep` | sendtoaddress, sendmany, send, fundrawtransaction, sendall |
 //! | `signing`, `psbt` | raw transactions, PSBTs of both versions, messages |
-//! | `descriptors` | descriptors and what would touch private keys |
+//! | `descriptors`, `importing` | descriptors, public ones taken in, and what would touch private keys |
+//! | `locking` | passphrases of the share, copies of the wallet |
 //! | `quorum` | co-signers, quorum, sessions |
 //! | `unavailable` | what this version does not do, said plainly |
 //! | `select`, `params` | which wallet; checks of arguments |
@@ -31,7 +32,9 @@ mod descriptors;
 mod entries;
 mod groupings;
 mod history;
+mod importing;
 mod ledger;
+mod locking;
 mod manage;
 mod options;
 mod params;

@@ -13,7 +13,7 @@ use super::{describe, params, select};
 
 pub(super) async fn getnewaddress(ctx: Ctx, args: Args) -> RpcResult {
     let wallet = select::wallet(&ctx)?;
-    ensure_has_keys(wallet.as_ref())?;
+    ensure_has_keys(wallet.as_ref(), false)?;
     let label = params::label(args.get(0))?;
     let address_type = params::address_type(args.get(1))?.unwrap_or(wallet.settings().address_type);
     Ok(wallet.new_address(&label, address_type).await?.into())
@@ -21,15 +21,15 @@ pub(super) async fn getnewaddress(ctx: Ctx, args: Args) -> RpcResult {
 
 pub(super) async fn getrawchangeaddress(ctx: Ctx, args: Args) -> RpcResult {
     let wallet = select::wallet(&ctx)?;
-    ensure_has_keys(wallet.as_ref())?;
+    ensure_has_keys(wallet.as_ref(), true)?;
     let settings = wallet.settings();
     let default = settings.change_type.unwrap_or(settings.address_type);
     let address_type = params::address_type(args.get(0))?.unwrap_or(default);
     Ok(wallet.change_address(address_type).await?.into())
 }
 
-fn ensure_has_keys(wallet: &dyn WalletHandle) -> Result<(), RpcError> {
-    if wallet.settings().blank {
+fn ensure_has_keys(wallet: &dyn WalletHandle, change: bool) -> Result<(), RpcError> {
+    if wallet.settings().blank || !select::query(wallet, |ledger| ledger.can_hand_out(change))? {
         return Err(RpcError::wallet("Error: This wallet has no available keys"));
     }
     Ok(())
@@ -37,6 +37,10 @@ fn ensure_has_keys(wallet: &dyn WalletHandle) -> Result<(), RpcError> {
 
 pub(super) async fn keypoolrefill(ctx: Ctx, args: Args) -> RpcResult {
     let wallet = select::wallet(&ctx)?;
+    if !wallet.settings().private_keys_enabled && !select::query(wallet.as_ref(), |ledger| ledger.can_hand_out(false))?
+    {
+        return Err(RpcError::wallet("Error: Private keys are disabled for this wallet"));
+    }
     let size = match args.opt_int::<i32>(0)? {
         None => None,
         Some(size) => Some(

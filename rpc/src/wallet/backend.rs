@@ -8,6 +8,7 @@
 mod records;
 mod spend;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -24,6 +25,7 @@ pub use spend::{
     Funded, InputError, PrevOut, ProcessedPsbt, PsbtOptions, Recipient, SendNote, Sent, SighashType, SignedTransaction,
     SpendRequest,
 };
+pub use tss_wallet::wallet::imports::{Import, Imports};
 pub use tss_wallet::wallet::keychain::AddressType;
 
 /// What every call answers with; the error carries Core's code and text.
@@ -103,6 +105,8 @@ pub trait Wallets: Send + Sync {
     async fn load(&self, name: &str, load_on_startup: Option<bool>) -> Result<Loaded>;
     /// The name of the answer is not shown, the warnings are.
     async fn unload(&self, name: &str, load_on_startup: Option<bool>) -> Result<Loaded>;
+    /// Makes a wallet of a copy and loads it.
+    async fn restore(&self, name: &str, file: &Path, load_on_startup: Option<bool>) -> Result<Loaded>;
     /// Names of the loaded wallets, in the order they were loaded.
     fn list(&self) -> Vec<String>;
     async fn list_dir(&self) -> Result<Vec<WalletOnDisk>>;
@@ -121,6 +125,8 @@ pub struct WalletSettings {
     pub private_keys_enabled: bool,
     pub avoid_reuse: bool,
     pub blank: bool,
+    /// `-keypool`.
+    pub keypool_size: u32,
     /// `-addresstype`.
     pub address_type: AddressType,
     /// `-changetype`; without it change takes the type that fits.
@@ -249,6 +255,19 @@ pub trait WalletHandle: Send + Sync {
     async fn process_psbt(&self, psbt: Psbt, options: PsbtOptions) -> Result<ProcessedPsbt>;
     /// Base64 of recovery byte and compact signature; −5 "Private key not available" where the key is not ours.
     async fn sign_message(&self, script: &Script, message: &str) -> Result<String>;
+
+    /// Takes in a public descriptor; the rescan comes apart.
+    async fn import(&self, request: Import) -> Result<Imports>;
+    /// Looks at all blocks from two hours before a time on, and at the mempool.
+    async fn rescan_from(&self, time: u64) -> Result<()>;
+    /// Seals this member's share with a passphrase, and locks it.
+    async fn encrypt(&self, passphrase: &str) -> Result<()>;
+    /// −14 for another passphrase.
+    async fn unlock(&self, passphrase: &str, seconds: i64) -> Result<()>;
+    async fn lock(&self) -> Result<()>;
+    async fn change_passphrase(&self, old: &str, new: &str) -> Result<()>;
+    /// Writes all that the wallet holds here to a file, shares sealed as they are.
+    async fn backup(&self, destination: &Path) -> Result<()>;
 
     async fn rescan(&self, start: u32, stop: Option<u32>) -> Result<Rescanned>;
     /// Whether there was a rescan to stop.

@@ -130,6 +130,9 @@ fn unspent_row(known: &KnownCoin, ancestry: Option<Ancestry>, show_reused: bool,
         if let Some(redeem) = key.as_ref().and_then(|key| key.redeem_script.as_ref()) {
             row.push("redeemScript", redeem.to_hex_string());
         }
+        if let Some(witness) = key.as_ref().and_then(|key| key.witness_script.as_ref()) {
+            row.push("witnessScript", witness.to_hex_string());
+        }
     }
     row.push("scriptPubKey", coin.script.to_hex_string());
     row.push("amount", coin.amount);
@@ -141,8 +144,8 @@ fn unspent_row(known: &KnownCoin, ancestry: Option<Ancestry>, show_reused: bool,
     }
     row.push("spendable", true);
     row.push("solvable", coin.solvable);
-    if let Some(key) = key.as_ref().filter(|_| coin.solvable) {
-        row.push("desc", &key.desc);
+    if let Some(desc) = key.as_ref().and_then(|key| key.desc.as_ref()).filter(|_| coin.solvable) {
+        row.push("desc", desc);
     }
     row.push("parent_descs", Value::arr(key.as_ref().map(|key| &key.parent_desc)));
     if show_reused {

@@ -29,9 +29,11 @@ pub(super) fn address_info(ledger: &dyn Ledger, address: &str, script: &Script, 
     let key = ledger.key(script);
     let mut out = Value::obj().with("address", address).with("scriptPubKey", script.to_hex_string());
     out.push("ismine", ledger.is_mine(script));
-    out.push("solvable", key.is_some());
+    out.push("solvable", key.as_ref().is_some_and(|key| key.desc.is_some()));
     if let Some(key) = &key {
-        out.push("desc", &key.desc);
+        if let Some(desc) = &key.desc {
+            out.push("desc", desc);
+        }
         out.push("parent_desc", &key.parent_desc);
     }
     out.push("iswatchonly", false);
@@ -40,11 +42,11 @@ pub(super) fn address_info(ledger: &dyn Ledger, address: &str, script: &Script, 
         push_key(&mut out, script, key, network);
     }
     out.push("ischange", ledger.is_change(script));
-    if let Some(key) = &key {
+    if let Some((key, (path, root))) = key.as_ref().and_then(|key| Some((key, key.origin.as_ref()?))) {
         out.push("timestamp", key.timestamp);
-        out.push("hdkeypath", &key.hd_key_path);
+        out.push("hdkeypath", path);
         out.push("hdseedid", NO_SEED);
-        out.push("hdmasterfingerprint", key.fingerprint.to_string());
+        out.push("hdmasterfingerprint", root.to_string());
     }
     out.push("labels", Value::arr(ledger.label(script)));
     out
@@ -68,32 +70,66 @@ fn push_kind(out: &mut Value, script: &Script) {
 
 /// What the wallet's key adds.
 fn push_key(out: &mut Value, script: &Script, key: &KeyView, network: Network) {
-    match (&key.redeem_script, &key.pubkey) {
-        (Some(redeem), Some(pubkey)) => {
-            out.push("script", "witness_v0_keyhash");
-            out.push("hex", redeem.to_hex_string());
-            out.push("pubkey", pubkey);
-            out.push("embedded", embedded(redeem, pubkey, network));
+    if let Some(redeem) = key.redeem_script.as_ref().filter(|_| script.is_p2sh()) {
+        push_script(out, redeem, key, network);
+    } else if let Some(witness) = key.witness_script.as_ref().filter(|_| script.is_p2wsh()) {
+        push_script(out, witness, key, network);
+    } else if let Some(pubkey) = key.pubkey.as_ref().filter(|_| !script.is_p2tr()) {
+        out.push("pubkey", pubkey);
+        if script.is_p2pkh() {
+            // Compressed keys have 33 bytes.
+            out.push("iscompressed", pubkey.len() <= 66);
         }
-        (None, Some(pubkey)) if !script.is_p2tr() => {
-            out.push("pubkey", pubkey);
-            if script.is_p2pkh() {
-                out.push("iscompressed", true);
-            }
-        }
-        _ => {}
     }
 }
 
-fn embedded(redeem: &ScriptBuf, pubkey: &str, network: Network) -> Value {
-    let mut out = Value::obj();
-    push_kind(&mut out, redeem);
-    out.push("pubkey", pubkey);
-    if let Some(address) = params::address_of(redeem, network) {
-        out.push("address", address.to_string());
+/// What a script inside an address says.
+fn push_script(out: &mut Value, inner: &ScriptBuf, key: &KeyView, network: Network) {
+    out.push("script", kind_name(inner));
+    out.push("hex", inner.to_hex_string());
+    if let Some(address) = params::address_of(inner, network) {
+        let mut embedded = Value::obj();
+        push_kind(&mut embedded, inner);
+        push_key(&mut embedded, inner, key, network);
+        embedded.push("address", address.to_string());
+        embedded.push("scriptPubKey", inner.to_hex_string());
+        if let Some(pubkey) = embedded.find("pubkey").cloned() {
+            out.push("pubkey", pubkey);
+        }
+        out.push("embedded", embedded);
+    } else if let Some((needed, keys)) = multisig(inner) {
+        out.push("sigsrequired", needed);
+        out.push("pubkeys", Value::arr(keys));
     }
-    out.push("scriptPubKey", redeem.to_hex_string());
-    out
+}
+
+/// Core's names for the forms of scripts.
+fn kind_name(script: &Script) -> &'static str {
+    if script.is_p2pkh() {
+        "pubkeyhash"
+    } else if script.is_p2sh() {
+        "scripthash"
+    } else if script.is_p2wpkh() {
+        "witness_v0_keyhash"
+    } else if script.is_p2wsh() {
+        "witness_v0_scripthash"
+    } else if script.is_p2pk() {
+        "pubkey"
+    } else if multisig(script).is_some() {
+        "multisig"
+    } else {
+        "nonstandard"
+    }
+}
+
+/// How many signatures a bare multisignature script asks for, and of which keys.
+fn multisig(script: &Script) -> Option<(u8, Vec<String>)> {
+    if !script.is_multisig() {
+        return None;
+    }
+    let needed = script.as_bytes().first()?.checked_sub(0x50)?;
+    let keys = script.instructions().filter_map(|step| step.ok()?.push_bytes().map(|push| hex(push.as_bytes())));
+    Some((needed, keys.filter(|key| !key.is_empty()).collect()))
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -11,7 +11,7 @@ use crate::error::RpcError;
 use crate::json::Value;
 use crate::table::RpcResult;
 
-use super::backend::{DescriptorView, Result};
+use super::backend::DescriptorView;
 use super::{params, select};
 
 pub(super) async fn listdescriptors(ctx: Ctx, args: Args) -> RpcResult {
@@ -30,9 +30,11 @@ fn descriptor_value(view: &DescriptorView) -> Value {
     if view.active {
         out.push("internal", view.internal);
     }
-    out.push("range", Value::arr([view.range.0, view.range.1]));
-    out.push("next", view.next_index);
-    out.push("next_index", view.next_index);
+    if let Some((first, last)) = view.range {
+        out.push("range", Value::arr([first, last]));
+        out.push("next", view.next_index);
+        out.push("next_index", view.next_index);
+    }
     out
 }
 
@@ -64,53 +66,6 @@ fn xpub_in(desc: &str) -> Option<&str> {
     let start = after_origin.find("xpub").or_else(|| after_origin.find("tpub"))?;
     let key = after_origin.get(start..)?;
     key.split(|c: char| !c.is_ascii_alphanumeric()).next()
-}
-
-pub(super) async fn importdescriptors(ctx: Ctx, args: Args) -> RpcResult {
-    let wallet = select::synced(&ctx).await?;
-    select::ensure_not_scanning(wallet.as_ref())?;
-    select::ensure_unlocked(wallet.as_ref())?;
-    let requests = args.arr(0)?;
-    for request in requests {
-        check_timestamp(request)?;
-    }
-    let mut out = Vec::with_capacity(requests.len());
-    for request in requests {
-        let refusal = refuse_import(&ctx, request).await;
-        out.push(Value::obj().with("success", false).with("error", refusal.to_value()));
-    }
-    Ok(Value::Arr(out))
-}
-
-fn check_timestamp(request: &Value) -> Result<()> {
-    args::obj_of(request)?;
-    match request.find("timestamp") {
-        Some(Value::Num(_)) => Ok(()),
-        Some(Value::Str(text)) if text == "now" => Ok(()),
-        Some(other) => Err(RpcError::type_error(format!(
-            "Expected number or \"now\" timestamp value for key. got type {}",
-            other.type_name()
-        ))),
-        None => Err(RpcError::type_error("Missing required timestamp field for key")),
-    }
-}
-
-/// Why one descriptor is not imported.
-async fn refuse_import(ctx: &Ctx, request: &Value) -> RpcError {
-    let Some(desc) = request.find("desc") else {
-        return RpcError::invalid_parameter("Descriptor not found.");
-    };
-    if let Err(error) = params::label(request.member("label")) {
-        return error;
-    }
-    let answer = match ctx.kernel("getdescriptorinfo", Value::Arr(vec![desc.clone()]).compact()).await {
-        Ok(answer) => Value::parse(&answer).unwrap_or_default(),
-        Err(error) => return error,
-    };
-    if answer.member("hasprivatekeys").as_bool().unwrap_or(false) {
-        return RpcError::wallet("Cannot import private keys to a wallet with private keys disabled");
-    }
-    RpcError::wallet("Error: importing descriptors is not available in this version")
 }
 
 pub(super) async fn createwalletdescriptor(ctx: Ctx, args: Args) -> RpcResult {

@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use bitcoin::bip32::{ChildNumber, DerivationPath};
 use bitcoin::hashes::Hash;
 use bitcoin::{Amount, BlockHash, OutPoint, Script, ScriptBuf, Txid};
 use tss_wallet::wallet::Wallet;
 use tss_wallet::wallet::coins::{Coin, CoinFilter, CoinState as State};
 use tss_wallet::wallet::descriptors::{DescriptorInfo, key_descriptor};
 use tss_wallet::wallet::history::{Category, Entry, Replaceable as Signals};
+use tss_wallet::wallet::keychain::imported::ImportedScript;
 use tss_wallet::wallet::keychain::{AddressType, Branch, KeyInfo};
 use tss_wallet::wallet::labels::Purpose as BookPurpose;
 
@@ -101,9 +103,15 @@ impl Ledger for Wallet {
     }
 
     fn key(&self, script: &Script) -> Option<KeyView> {
-        let key = self.key_info(script)?;
-        let parent_desc = self.parent_descriptor(&key)?;
-        Some(key_view(&key, parent_desc, self.birth_time()))
+        if let Some(key) = self.key_info(script) {
+            let parent_desc = self.parent_descriptor(&key)?;
+            return Some(key_view(&key, parent_desc, self.key_time()));
+        }
+        self.keys().imported_script(script).map(imported_view)
+    }
+
+    fn can_hand_out(&self, change: bool) -> bool {
+        Wallet::can_hand_out(self, change)
     }
 
     fn label(&self, script: &Script) -> Option<String> {
@@ -169,7 +177,7 @@ fn unspent(coin: Coin) -> Unspent {
         script: coin.output.script_pubkey,
         amount: coin.output.value,
         confirmations: i64::from(coin.depth),
-        solvable: true,
+        solvable: coin.spending.is_some(),
         safe: coin.safe,
         reused: coin.reused,
     }
@@ -183,14 +191,40 @@ fn key_view(key: &KeyInfo, parent_desc: String, timestamp: u64) -> KeyView {
     let shows_key = key.address_type() != AddressType::Bech32m;
     KeyView {
         pubkey: shows_key.then(|| key.public_key.to_string()),
-        desc: key_descriptor(key),
+        desc: Some(key_descriptor(key)),
         parent_desc,
         redeem_script: key.redeem_script(),
-        hd_key_path: key.hdkeypath(),
-        fingerprint: key.fingerprint,
+        witness_script: None,
+        origin: Some((key.hdkeypath(), key.fingerprint)),
         timestamp,
         internal: key.branch().is_change(),
     }
+}
+
+fn imported_view(script: ImportedScript) -> KeyView {
+    let taproot = script.desc.as_ref().is_some_and(|desc| desc.starts_with("tr("));
+    KeyView {
+        pubkey: script.key.filter(|_| !taproot).map(|key| key.to_string()),
+        desc: script.desc,
+        parent_desc: script.parent_desc,
+        redeem_script: script.redeem_script,
+        witness_script: script.witness_script,
+        origin: script.origin.map(|(fingerprint, path)| (path_text(&path), fingerprint)),
+        timestamp: script.timestamp,
+        internal: script.internal,
+    }
+}
+
+/// `m/84h/1/0`, as Core writes it.
+fn path_text(path: &DerivationPath) -> String {
+    path.into_iter().fold(String::from("m"), |mut text, child| {
+        let (index, mark) = match child {
+            ChildNumber::Normal { index } => (index, ""),
+            ChildNumber::Hardened { index } => (index, "h"),
+        };
+        text.push_str(&format!("/{index}{mark}"));
+        text
+    })
 }
 
 fn descriptor(info: DescriptorInfo) -> DescriptorView {

@@ -106,7 +106,7 @@ pub(super) async fn unloadwallet(ctx: Ctx, args: Args) -> RpcResult {
     Ok(with_warnings(Value::obj(), &unloaded.warnings))
 }
 
-fn loaded_value(loaded: &Loaded) -> Value {
+pub(super) fn loaded_value(loaded: &Loaded) -> Value {
     with_warnings(Value::obj().with("name", &loaded.name), &loaded.warnings)
 }
 

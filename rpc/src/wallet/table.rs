@@ -9,8 +9,8 @@ use crate::local;
 use crate::table::{Arg, Category, Kind, Method};
 
 use super::{
-    addresses, coins, descriptors, groupings, history, manage, quorum, received, rescan, signing, spending, sweep,
-    unavailable,
+    addresses, coins, descriptors, groupings, history, importing, locking, manage, quorum, received, rescan, signing,
+    spending, sweep, unavailable,
 };
 
 /// All of them; the order is of no account, `help` sorts.
@@ -425,7 +425,7 @@ const KEYS: &[Method] = &[
         "importdescriptors",
         &[Arg::req("requests", Kind::Arr).oneline("requests")],
         "Watches the scripts of descriptors.",
-        local!(descriptors::importdescriptors),
+        local!(importing::importdescriptors),
     ),
     Method::wallet(
         "createwalletdescriptor",
@@ -449,13 +449,13 @@ const KEYS: &[Method] = &[
         "backupwallet",
         &[Arg::req("destination", Kind::Str).text()],
         "Writes this member's share, sealed, and the wallet's public data to a file.",
-        local!(unavailable::backupwallet),
+        local!(locking::backupwallet),
     ),
     Method::wallet(
         "restorewallet",
         &[Arg::req("wallet_name", Kind::Str).text(), Arg::req("backup_file", Kind::Str).text(), LOAD_ON_STARTUP],
         "Restores a wallet from a backup and loads it.",
-        local!(unavailable::restorewallet),
+        local!(locking::restorewallet),
     ),
     Method::wallet(
         "migratewallet",
@@ -471,21 +471,21 @@ const KEYS: &[Method] = &[
         "encryptwallet",
         &[Arg::req("passphrase", Kind::Str).text()],
         "Seals this member's share with a passphrase.",
-        local!(unavailable::encryptwallet),
+        local!(locking::encryptwallet),
     ),
     Method::wallet(
         "walletpassphrase",
         &[Arg::req("passphrase", Kind::Str).text(), Arg::req("timeout", Kind::Num)],
         "Unlocks this member's share for so many seconds.",
-        local!(unavailable::walletpassphrase),
+        local!(locking::walletpassphrase),
     ),
     Method::wallet(
         "walletpassphrasechange",
         &[Arg::req("oldpassphrase", Kind::Str).text(), Arg::req("newpassphrase", Kind::Str).text()],
         "Changes the passphrase of this member's share.",
-        local!(unavailable::walletpassphrasechange),
+        local!(locking::walletpassphrasechange),
     ),
-    Method::wallet("walletlock", &[], "Locks this member's share.", local!(unavailable::walletlock)),
+    Method::wallet("walletlock", &[], "Locks this member's share.", local!(locking::walletlock)),
 ];
 
 const COSIGNERS: &[Method] = &[

@@ -27,7 +27,8 @@ impl KernelRpc for Kernel {
                 Ok(r#"{"isvalid":false,"error_locations":[],"error":"Invalid Bech32 checksum"}"#.into())
             }
             "getdescriptorinfo" if params.contains("prv") => Ok(r#"{"hasprivatekeys":true}"#.into()),
-            "getdescriptorinfo" => Ok(r#"{"hasprivatekeys":false}"#.into()),
+            "getdescriptorinfo" => Ok(r#"{"descriptor":"wpkh(tpub)#x","hasprivatekeys":false}"#.into()),
+            "deriveaddresses" => Ok(format!("[\"{OURS}\"]")),
             "decodepsbt" => Err(RpcError::new(-22, "TX decode failed invalid base64")),
             "getblockhash" => Ok("\"00\"".into()),
             "getblockheader" => Ok(r#"{"time":1700000000}"#.into()),
@@ -332,7 +333,8 @@ fn a_wallet_is_made_with_what_was_asked() {
 
 #[test]
 fn private_descriptors_are_refused_one_by_one() {
-    let params = r#"[[{"desc":"wpkh(tprv)","timestamp":"now"},{"desc":"wpkh(tpub)","timestamp":0},{"timestamp":0}]]"#;
+    let params = r#"[[{"desc":"wpkh(tprv)#x","timestamp":"now"},{"desc":"wpkh(tpub)#x","timestamp":0},{"timestamp":0},
+        {"desc":"wpkh(tpub)","timestamp":0},{"desc":"wpkh(tpub)#x","timestamp":0,"label":"*"}]]"#;
     let rows = call("importdescriptors", params).unwrap();
     let texts: Vec<_> =
         rows.as_arr().unwrap().iter().map(|row| row.member("error").member("message").val_str()).collect();
@@ -340,8 +342,10 @@ fn private_descriptors_are_refused_one_by_one() {
         texts,
         [
             "Cannot import private keys to a wallet with private keys disabled",
-            "Error: importing descriptors is not available in this version",
-            "Descriptor not found."
+            "Cannot import descriptor without private keys to a wallet with private keys enabled",
+            "Descriptor not found.",
+            "Missing checksum",
+            "Invalid label name"
         ]
     );
     let missing = refused("importdescriptors", r#"[[{"desc":"x"}]]"#);

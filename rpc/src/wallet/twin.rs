@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -73,6 +74,10 @@ impl Ledger for Records {
         self.keys.get(script).cloned()
     }
 
+    fn can_hand_out(&self, _change: bool) -> bool {
+        true
+    }
+
     fn label(&self, script: &Script) -> Option<String> {
         self.book.iter().find(|entry| entry.script.as_script() == script).map(|entry| entry.label.clone())
     }
@@ -126,6 +131,7 @@ impl TwinWallet {
                 private_keys_enabled: true,
                 avoid_reuse: false,
                 blank: false,
+                keypool_size: 1000,
                 address_type: AddressType::Bech32,
                 change_type: None,
                 signal_rbf: true,
@@ -264,6 +270,34 @@ impl WalletHandle for TwinWallet {
         Ok("c2lnbmF0dXJl".to_owned())
     }
 
+    async fn import(&self, _import: Import) -> Result<Imports> {
+        Err(refused())
+    }
+
+    async fn rescan_from(&self, _time: u64) -> Result<()> {
+        Err(refused())
+    }
+
+    async fn encrypt(&self, _passphrase: &str) -> Result<()> {
+        Err(refused())
+    }
+
+    async fn unlock(&self, _passphrase: &str, _seconds: i64) -> Result<()> {
+        Err(refused())
+    }
+
+    async fn lock(&self) -> Result<()> {
+        Err(refused())
+    }
+
+    async fn change_passphrase(&self, _old: &str, _new: &str) -> Result<()> {
+        Err(refused())
+    }
+
+    async fn backup(&self, _destination: &Path) -> Result<()> {
+        Err(refused())
+    }
+
     async fn rescan(&self, start: u32, stop: Option<u32>) -> Result<Rescanned> {
         Ok(Rescanned { start, stop: stop.or(Some(101)) })
     }
@@ -309,6 +343,10 @@ impl Wallets for TwinWallets {
 
     async fn unload(&self, name: &str, _load_on_startup: Option<bool>) -> Result<Loaded> {
         Ok(Loaded { name: name.to_owned(), warnings: Vec::new() })
+    }
+
+    async fn restore(&self, _name: &str, _file: &Path, _load_on_startup: Option<bool>) -> Result<Loaded> {
+        Err(refused())
     }
 
     fn list(&self) -> Vec<String> {

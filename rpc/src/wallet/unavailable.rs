@@ -5,7 +5,7 @@
 
 use crate::args::Args;
 use crate::backend::Ctx;
-use crate::error::{RpcError, code};
+use crate::error::RpcError;
 use crate::table::RpcResult;
 
 use super::{params, select};
@@ -39,14 +39,6 @@ pub(super) async fn exportwatchonlywallet(ctx: Ctx, _args: Args) -> RpcResult {
     refuse(&ctx, "exportwatchonlywallet")
 }
 
-pub(super) async fn backupwallet(ctx: Ctx, _args: Args) -> RpcResult {
-    refuse(&ctx, "backupwallet")
-}
-
-pub(super) async fn restorewallet(_ctx: Ctx, _args: Args) -> RpcResult {
-    Err(missing("restorewallet"))
-}
-
 /// Core's text for a wallet that is of the new kind already.
 pub(super) async fn migratewallet(ctx: Ctx, args: Args) -> RpcResult {
     select::unique_name(&ctx, &args, 0)?;
@@ -59,28 +51,4 @@ pub(super) async fn walletdisplayaddress(ctx: Ctx, args: Args) -> RpcResult {
     let network = ctx.wallets()?.network();
     params::address_script(args.str(0)?, network, "Invalid address")?;
     Err(RpcError::misc("There is no ScriptPubKeyManager for this address"))
-}
-
-pub(super) async fn encryptwallet(ctx: Ctx, _args: Args) -> RpcResult {
-    select::wallet(&ctx)?;
-    let text = "Error: sealing a share with a passphrase is not available in this version";
-    Err(RpcError::new(code::RPC_WALLET_ENCRYPTION_FAILED, text))
-}
-
-fn not_encrypted(ctx: &Ctx, method: &str) -> RpcResult {
-    select::wallet(ctx)?;
-    let text = format!("Error: running with an unencrypted wallet, but {method} was called.");
-    Err(RpcError::new(code::RPC_WALLET_WRONG_ENC_STATE, text))
-}
-
-pub(super) async fn walletpassphrase(ctx: Ctx, _args: Args) -> RpcResult {
-    not_encrypted(&ctx, "walletpassphrase")
-}
-
-pub(super) async fn walletpassphrasechange(ctx: Ctx, _args: Args) -> RpcResult {
-    not_encrypted(&ctx, "walletpassphrasechange")
-}
-
-pub(super) async fn walletlock(ctx: Ctx, _args: Args) -> RpcResult {
-    not_encrypted(&ctx, "walletlock")
 }

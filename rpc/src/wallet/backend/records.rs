@@ -183,16 +183,16 @@ pub struct BookEntry {
 /// What the wallet knows of a script of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyView {
-    /// The public key in hex; none for taproot, as in Core.
+    /// The public key in hex, of a script with one key; none for taproot, as in Core.
     pub pubkey: Option<String>,
-    /// `wpkh([fp/84/1/0/0/5]03…)#checksum`.
-    pub desc: String,
+    /// `wpkh([fp/84/1/0/0/5]03…)#checksum`; none where it is not known how to spend the script.
+    pub desc: Option<String>,
     /// `wpkh([fp/84/1/0]tpub…/0/*)#checksum`.
     pub parent_desc: String,
     pub redeem_script: Option<ScriptBuf>,
-    /// `m/84/1/0/0/5`.
-    pub hd_key_path: String,
-    pub fingerprint: Fingerprint,
+    pub witness_script: Option<ScriptBuf>,
+    /// `m/84/1/0/0/5`, and the fingerprint of the key it starts from.
+    pub origin: Option<(String, Fingerprint)>,
     /// Seconds since 1970.
     pub timestamp: u64,
     /// Derived on the change branch.
@@ -206,8 +206,8 @@ pub struct DescriptorView {
     pub timestamp: u64,
     pub active: bool,
     pub internal: bool,
-    /// First and last index, both inclusive.
-    pub range: (u32, u32),
+    /// First and last index, both inclusive; none for a single script.
+    pub range: Option<(u32, u32)>,
     pub next_index: u32,
 }
 
@@ -235,6 +235,8 @@ pub trait Ledger {
     /// Ours, but in no one's address book: change, or at least not given out.
     fn is_change(&self, script: &Script) -> bool;
     fn key(&self, script: &Script) -> Option<KeyView>;
+    /// Whether addresses can be handed out at all, to payers or for change.
+    fn can_hand_out(&self, change: bool) -> bool;
     fn label(&self, script: &Script) -> Option<String>;
     fn address_book(&self) -> Vec<BookEntry>;
     fn descriptors(&self) -> Vec<DescriptorView>;

@@ -11,11 +11,11 @@ use super::*;
 fn key() -> KeyView {
     KeyView {
         pubkey: Some("02aa".to_owned()),
-        desc: "wpkh([00000001/84/1/0/0/5]02aa)#x".to_owned(),
+        desc: Some("wpkh([00000001/84/1/0/0/5]02aa)#x".to_owned()),
         parent_desc: "wpkh([00000001/84/1/0]tpubD6/0/*)#y".to_owned(),
         redeem_script: None,
-        hd_key_path: "m/84/1/0/0/5".to_owned(),
-        fingerprint: "00000001".parse().unwrap(),
+        witness_script: None,
+        origin: Some(("m/84/1/0/0/5".to_owned(), "00000001".parse().unwrap())),
         timestamp: 7,
         internal: false,
     }
@@ -97,7 +97,7 @@ fn records() -> Records {
             timestamp: 7,
             active: true,
             internal: false,
-            range: (0, 999),
+            range: Some((0, 999)),
             next_index: 5,
         }],
     }
