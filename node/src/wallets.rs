@@ -15,15 +15,20 @@
 //! | [`loaded`] | one loaded wallet |
 //! | [`feed`], [`follow`] | chain events, in order; catching up, rescans |
 //! | [`pool`], [`fees`], [`spend`], [`sign`] | addresses, fee rates, payments, signatures |
+//! | [`imports`] | wallets without keys: descriptors taken in, and looked for |
+//! | [`locking`], [`backup`] | passphrases; copies of a wallet |
 //! | [`handle`], [`info`] | one wallet as RPC sees it; its quorum as RPC shows it |
 
 pub mod chain_view;
 pub mod feed;
 mod fees;
 mod follow;
+mod backup;
 mod handle;
+mod imports;
 mod info;
 pub mod loaded;
+mod locking;
 pub mod manager;
 pub mod options;
 mod pool;

@@ -5,7 +5,6 @@
 //! new nonces. Ends within the signing timeout, or as soon as fewer than t members are ready, naming who is missing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keyless_p2p::cosigners::peer_id_of;

@@ -6,7 +6,7 @@ use bitcoin::Network;
 use tss_wallet::WalletDb;
 use tss_wallet::wallet::keychain::{AddressType, Branch};
 use tss_wallet::wallet::locks::ClaimId;
-use tss_wallet::wallet::{Wallet, WalletError, WalletOptions, WalletParams};
+use tss_wallet::wallet::{Kind, Wallet, WalletError, WalletOptions, WalletParams};
 
 use crate::support::{BTC, PlainKey, START, Scene, chain};
 
@@ -24,6 +24,7 @@ fn a_wallet_in_a_database_is_opened_again_as_it_was() {
             accounts: PlainKey::new(7).accounts(),
             birth_time: START,
             avoid_reuse: true,
+            kind: Kind::default(),
         };
         let mut wallet = Wallet::create(params, options, None, Box::new(db)).unwrap();
         wallet.pool_confirmed(chain(AddressType::Bech32, Branch::External), 0..3).unwrap();

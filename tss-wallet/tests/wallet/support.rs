@@ -18,7 +18,7 @@ use tss_wallet::wallet::signing::{GroupSignature, SighashKind, SigningItem};
 use tss_wallet::wallet::spend::fees::FeeRate;
 use tss_wallet::wallet::spend::{Draft, Recipient, SpendParams};
 use tss_wallet::wallet::storage::MemoryStore;
-use tss_wallet::wallet::{Wallet, WalletOptions, WalletParams};
+use tss_wallet::wallet::{Kind, Wallet, WalletOptions, WalletParams};
 
 pub const START: u64 = 1_700_000_000;
 pub const BTC: u64 = 100_000_000;
@@ -95,6 +95,7 @@ impl Scene {
             accounts: key.accounts(),
             birth_time: START,
             avoid_reuse,
+            kind: Kind::default(),
         };
         let genesis = bitcoin::constants::genesis_block(Network::Regtest);
         let tip = bdk_chain::BlockId { height: 0, hash: genesis.block_hash() };

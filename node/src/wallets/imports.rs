@@ -1,0 +1,81 @@
+//! Wallets without keys: made, opened, given descriptors, and looked for in the blocks.
+//!
+//! Such a wallet is a database and a mark; no co-signer has a part in it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use keyless_rpc::error::RpcError;
+use keyless_rpc::wallet::backend::{Import, Imports};
+use tss_wallet::WalletDb;
+use tss_wallet::store::StoreError;
+use tss_wallet::wallet::imports::ImportFailure;
+
+use super::loaded::{Loaded, storage_error};
+use crate::quorum::holding;
+
+/// The file that tells a wallet without keys from a share.
+const MARK: &str = "keyless";
+/// How long before its time a descriptor may have been paid: Core's window.
+const TIMESTAMP_WINDOW_S: u64 = 2 * 60 * 60;
+/// How long an open waits for the end of the unload before it.
+const REOPEN: Duration = Duration::from_secs(3);
+
+/// Whether a directory holds a wallet without keys.
+pub(super) fn is_plain(dir: &Path) -> bool {
+    dir.join(MARK).is_file()
+}
+
+fn failed(path: PathBuf, error: &std::io::Error) -> RpcError {
+    RpcError::wallet(format!("Wallet file verification failed. {}: {error}", path.display()))
+}
+
+/// Makes the directory of a wallet without keys; complete when this returns.
+pub(super) fn make_plain(dir: &Path) -> Result<Arc<WalletDb>, RpcError> {
+    let db = Arc::new(WalletDb::open(&dir.join("db")).map_err(storage_error)?);
+    let mark = dir.join(MARK);
+    std::fs::File::create(&mark).and_then(|file| file.sync_all()).map_err(|error| failed(mark, &error))?;
+    holding::set_complete(dir).map_err(storage_error)?;
+    Ok(db)
+}
+
+/// Opens the database of a wallet without keys.
+pub(super) fn open_plain(dir: &Path) -> Result<Arc<WalletDb>, RpcError> {
+    let deadline = Instant::now() + REOPEN;
+    loop {
+        match WalletDb::open(&dir.join("db")) {
+            Ok(db) => return Ok(Arc::new(db)),
+            // The last user of the wallet that was just unloaded is about to let go.
+            Err(StoreError::InUse(_)) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
+            Err(error) => return Err(storage_error(error)),
+        }
+    }
+}
+
+impl Loaded {
+    /// Takes in one descriptor.
+    pub(super) fn import_descriptor(&self, import: Import) -> Result<Imports, RpcError> {
+        let mut wallet = self.wallet();
+        let done = wallet.import(import).map_err(|error| match error {
+            ImportFailure::Refused(error) => RpcError::wallet(error.to_string()),
+            ImportFailure::Storage(error) => storage_error(error),
+        })?;
+        wallet.look_again();
+        Ok(done)
+    }
+
+    /// Looks at the blocks from two hours before a time on, and at the mempool. Blocks until it is done.
+    pub(super) fn rescan_time(&self, time: u64) -> Result<(), RpcError> {
+        let since = time.saturating_sub(TIMESTAMP_WINDOW_S);
+        let tip = self.wallet().tip().map_or(0, |tip| tip.height);
+        let is_later = |height: &u32| {
+            let facts = self.chain.active_hash(*height).and_then(|hash| self.chain.block_facts(&hash));
+            facts.is_none_or(|facts| u64::from(facts.time) >= since)
+        };
+        if let Some(start) = (0..=tip).find(is_later) {
+            self.rescan_blocks(start, None)?;
+        }
+        self.scan_mempool().map_err(storage_error)
+    }
+}
