@@ -30,7 +30,8 @@ pub fn config(args: &Args, chain: &ChainParams) -> Result<Config, OptionError> {
     config.outbound = outbound(args);
     config.added = args.get_all("-addnode");
     config.seed_nodes = args.get_all("-seednode");
-    if matches!(config.outbound, Outbound::Automatic) && args.get_bool("-dnsseed", true) {
+    // Core: `-connect` sets `-dnsseed=0`, unless it is given.
+    if args.get_bool("-dnsseed", matches!(config.outbound, Outbound::Automatic)) {
         config.dns_seeds.clone_from(&chain.dns_seeds);
     }
     config.max_connections = count(args, "-maxconnections", config.max_connections);
@@ -51,6 +52,7 @@ pub fn config(args: &Args, chain: &ChainParams) -> Result<Config, OptionError> {
     config.discover = args.get_bool("-discover", true);
     config.max_receive_bytes = kilobytes(args, "-maxreceivebuffer", config.max_receive_bytes);
     config.max_send_bytes = kilobytes(args, "-maxsendbuffer", config.max_send_bytes);
+    config.max_upload_bytes = upload_target(args)?;
     config.force_dns_seed = args.get_bool("-forcednsseed", false);
     config.log_ips = args.get_bool("-logips", false);
     let folder = args.datadir_net();
@@ -165,6 +167,28 @@ fn kilobytes(args: &Args, name: &str, default: usize) -> usize {
     args.get_int(name).map_or(default, |value| usize::try_from(value).unwrap_or(0).saturating_mul(1000))
 }
 
+/// `-maxuploadtarget`: a number with Core's unit (`k` for 1,000, `K` for 1,024, and so on); MiB without one.
+fn upload_target(args: &Args) -> Result<u64, OptionError> {
+    let Some(text) = args.get("-maxuploadtarget") else { return Ok(0) };
+    byte_units(&text).ok_or_else(|| OptionError(format!("Unable to parse -maxuploadtarget: '{text}'")))
+}
+
+fn byte_units(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match text.get(digits.len()..)? {
+        "k" => 1_000,
+        "K" => 1 << 10,
+        "m" => 1_000_000,
+        "" | "M" => 1 << 20,
+        "g" => 1_000_000_000,
+        "G" => 1 << 30,
+        "t" => 1_000_000_000_000,
+        "T" => 1 << 40,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(factor)
+}
+
 fn seconds(args: &Args, name: &str, default: Duration) -> Result<Duration, OptionError> {
     match args.get_int(name) {
         None => Ok(default),
@@ -188,6 +212,12 @@ mod tests {
         assert_eq!(unsafe_comment.0, "User Agent comment (a(b) contains unsafe characters.");
         let long = user_agent(&["a".repeat(257)]).unwrap_err();
         assert!(long.0.contains("exceeds maximum length (256)"), "{long}");
+    }
+
+    #[test]
+    fn upload_targets_come_with_units() {
+        let sizes = ["800M", "5", "2k", "1x", "M", "-1"].map(byte_units);
+        assert_eq!(sizes, [Some(800 << 20), Some(5 << 20), Some(2_000), None, None, None]);
     }
 
     #[test]

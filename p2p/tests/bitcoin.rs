@@ -160,6 +160,19 @@ fn a_longer_branch_wins_and_the_reorganisation_travels() {
 }
 
 #[test]
+fn a_branch_longer_than_the_download_window_is_fetched_whole() {
+    let (one, two) = (Node::start(), Node::start());
+    let genesis = one.chain.tip().hash;
+    one.chain.mine(1_300);
+    let mut tip = two.chain.mine_on(Some(genesis), 1);
+    for _ in 0..1_300 {
+        tip = two.chain.mine_on(Some(tip), 1);
+    }
+    one.calls(&two);
+    until("the longer branch won", || one.has(tip));
+}
+
+#[test]
 fn transactions_travel_both_ways_and_along_a_line() {
     let nodes = [Node::start(), Node::start(), Node::start()];
     let tip = nodes[0].chain.mine(1);

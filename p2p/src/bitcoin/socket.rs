@@ -3,7 +3,7 @@
 //! They hold no protocol state. Readers hand frames to the owner over one bounded queue and stop reading while
 //! the owner has not processed what they brought (permits count KiB). Writers take from a bounded queue.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -163,7 +163,7 @@ async fn run(stream: TcpStream, connection: Connection, queue: mpsc::Receiver<Ou
     // Without it small messages wait for acknowledgements; a socket that refuses works all the same.
     let _ = stream.set_nodelay(true);
     let (input, mut output) = stream.into_split();
-    let mut input = Input::new(input, Arc::clone(&connection.counters));
+    let mut input = Input::new(connection.id, input, Arc::clone(&connection.counters));
     let Connection { id, config, ref events, .. } = connection;
     let opened = tokio::select! {
         opened = transport::open(config.opening, config.magic, &mut input, &mut output) => opened,
@@ -274,10 +274,30 @@ pub(crate) fn with_port(node: &str, default_port: u16) -> String {
     if let Ok(ip) = node.trim_start_matches('[').trim_end_matches(']').parse() {
         return SocketAddr::new(ip, default_port).to_string();
     }
+    let (host, port) = match node.rsplit_once(':') {
+        Some((host, port)) if port.parse::<u16>().is_ok() => (host, Some(port)),
+        _ => (node, None),
+    };
+    if let Some(ip) = short_ipv4(host) {
+        return format!("{ip}:{}", port.map_or(default_port.to_string(), str::to_owned));
+    }
     match node.rsplit_once(':') {
         Some((_, port)) if port.parse::<u16>().is_ok() => node.to_owned(),
         _ => format!("{node}:{default_port}"),
     }
+}
+
+/// `127.1` for `127.0.0.1`, as the C library reads numbers.
+fn short_ipv4(text: &str) -> Option<Ipv4Addr> {
+    let parts: Vec<u32> = text.split('.').map(|part| part.parse().ok()).collect::<Option<_>>()?;
+    let (last, first) = parts.split_last()?;
+    if first.is_empty() || first.len() > 3 || first.iter().any(|part| *part > 255) {
+        return None;
+    }
+    let shift = |at: usize| 24 - 8 * u32::try_from(at).unwrap_or(0);
+    let high: u32 = first.iter().enumerate().map(|(at, part)| part << shift(at)).sum();
+    let room = 8 * (4 - u32::try_from(first.len()).ok()?);
+    (u64::from(*last) < 1 << room).then(|| Ipv4Addr::from_bits(high | last))
 }
 
 async fn resolve(node: &str, default_port: u16) -> Result<Vec<SocketAddr>, String> {
@@ -330,6 +350,7 @@ mod tests {
     fn a_missing_port_is_the_default_one() {
         assert_eq!(with_port("1.2.3.4", 8333), "1.2.3.4:8333");
         assert_eq!(with_port("1.2.3.4:1", 8333), "1.2.3.4:1");
+        assert_eq!(with_port("127.1:5", 8333), "127.0.0.1:5");
         assert_eq!(with_port("::1", 8333), "[::1]:8333");
         assert_eq!(with_port("[::1]:5", 8333), "[::1]:5");
         assert_eq!(with_port("seed.example", 8333), "seed.example:8333");

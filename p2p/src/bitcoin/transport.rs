@@ -12,6 +12,7 @@ use rand::RngCore;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
+use super::handle::PeerId;
 use super::socket::Counters;
 use super::wire::{self, FrameError, FrameHeader, HEADER_BYTES, MAX_PAYLOAD, WireError};
 
@@ -98,14 +99,15 @@ pub(crate) enum Opening {
 /// Reads of one connection, counted; bytes read too far are kept.
 #[derive(Debug)]
 pub(crate) struct Input {
+    id: PeerId,
     half: OwnedReadHalf,
     kept: Vec<u8>,
     counters: std::sync::Arc<Counters>,
 }
 
 impl Input {
-    pub(crate) fn new(half: OwnedReadHalf, counters: std::sync::Arc<Counters>) -> Self {
-        Self { half, kept: Vec::new(), counters }
+    pub(crate) fn new(id: PeerId, half: OwnedReadHalf, counters: std::sync::Arc<Counters>) -> Self {
+        Self { id, half, kept: Vec::new(), counters }
     }
 
     async fn read_some(&mut self, into: &mut [u8]) -> Result<usize, TransportError> {
@@ -232,6 +234,7 @@ async fn encrypt(
     let handshake = Handshake::new(magic.to_bytes(), role)
         .and_then(|fresh| fresh.send_key(Some(&garbage), &mut hello))
         .map_err(TransportError::Handshake)?;
+    tracing::debug!(target: "net", "start sending v2 handshake to peer={}", input.id);
     write_all(output, &hello, &counters).await?;
     let mut key = [0; KEY_BYTES];
     input.fill(&mut key).await?;
@@ -439,7 +442,7 @@ mod tests {
 
     fn end(stream: TcpStream) -> End {
         let (read, write) = stream.into_split();
-        End { input: Input::new(read, Arc::default()), output: write }
+        End { input: Input::new(0, read, Arc::default()), output: write }
     }
 
     async fn opened(one: Opening, two: Opening) -> [(End, Result<Opened, TransportError>); 2] {

@@ -380,7 +380,7 @@ impl Chain for Twin {
             path.push((at, entry.height, entry.data.is_some()));
             at = entry.header.prev_blockhash;
         }
-        let end = state.entries[&at].height + window;
+        let end = state.entries[&at].height.saturating_add(window);
         path.iter()
             .rev()
             .filter(|(_, height, have)| !have && *height <= end)

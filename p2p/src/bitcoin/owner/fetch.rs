@@ -7,7 +7,7 @@ use bitcoin::p2p::message_blockdata::Inventory;
 
 use super::headers::{HEADERS_RESPONSE_TIME, reference};
 use super::{Owner, Step};
-use crate::bitcoin::chain::{BlockRef, HeaderRef, TxRef};
+use crate::bitcoin::chain::{BlockRef, TxRef};
 use crate::bitcoin::downloads::{Late, MAX_IN_FLIGHT, WINDOW};
 use crate::bitcoin::handle::{ConnectionType, FetchError, PeerId};
 use crate::bitcoin::peer::Peer;
@@ -149,15 +149,17 @@ impl Owner {
             peer.last_common = Some(best.height);
             return;
         }
-        let wanted = self.downloads.total() + MAX_IN_FLIGHT;
-        let missing = self.chain.missing_blocks(&best.hash, WINDOW + 1, wanted);
-        let base = self.common_height(peer, &best, &missing);
+        let wanted = self.downloads.total() + MAX_IN_FLIGHT + 1;
+        let missing = self.chain.missing_blocks(&best.hash, u32::MAX, wanted);
+        // Below the first missing block all is here, though perhaps not connected: a branch of more than a window's length
+        // becomes active only when it is complete.
+        let base = missing.first().map_or(best.height, |first| first.height.saturating_sub(1));
         peer.last_common = Some(base);
         let reachable: Vec<_> = missing
             .into_iter()
-            .filter(|block| !peer.is_limited() || best.height - block.height.min(best.height) < LIMITED_BLOCKS)
+            .filter(|block| !peer.is_limited() || best.height.saturating_sub(block.height) < LIMITED_BLOCKS)
             .collect();
-        let pick = self.downloads.pick(peer.id, &reachable, self.fork_height(&best) + WINDOW);
+        let pick = self.downloads.pick(peer.id, &reachable, base.saturating_add(WINDOW));
         for block in &pick.blocks {
             tracing::debug!(
                 target: "net",
@@ -170,33 +172,6 @@ impl Owner {
                 tracing::debug!(target: "net", "Stall started peer={staller}");
             }
         }
-    }
-
-    /// Highest block of the peer's chain below which nothing is missing.
-    fn common_height(&self, peer: &Peer, best: &HeaderRef, missing: &[BlockRef]) -> u32 {
-        let height = missing.first().map_or(best.height, |first| first.height.saturating_sub(1));
-        height.max(peer.last_common.unwrap_or(0).min(best.height))
-    }
-
-    /// Where the peer's chain leaves ours.
-    fn fork_height(&self, best: &HeaderRef) -> u32 {
-        let tip = self.chain.tip();
-        let (mut low, mut high) = (0, tip.height.min(best.height));
-        let same = |height: u32| {
-            self.chain.ancestor(&best.hash, height).is_some_and(|hash| self.chain.active_hash(height) == Some(hash))
-        };
-        if same(high) {
-            return high;
-        }
-        while high - low > 1 {
-            let middle = low + (high - low) / 2;
-            if same(middle) {
-                low = middle;
-            } else {
-                high = middle;
-            }
-        }
-        low
     }
 
     pub(super) fn ask_transactions(&mut self, peer: &mut Peer, now: Duration) {

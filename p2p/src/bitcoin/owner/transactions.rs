@@ -222,7 +222,10 @@ impl Owner {
 
     /// Waits for the parents, and asks who sent the child for them.
     fn keep_orphan(&mut self, peer: &mut Peer, tx: &Submission, parents: &[Txid]) {
-        let hopeless = parents.iter().any(|parent| self.relay.rejected.contains(&parent.to_byte_array()));
+        // One parent of too low a feerate may get in together with this child; two cannot.
+        let low_fee = parents.iter().filter(|id| self.relay.reconsiderable.contains(&id.to_byte_array())).count();
+        let hopeless =
+            low_fee > 1 || parents.iter().any(|parent| self.relay.rejected.contains(&parent.to_byte_array()));
         if hopeless {
             tracing::debug!(
                 target: "mempool",
