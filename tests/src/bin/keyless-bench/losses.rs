@@ -82,7 +82,8 @@ pub fn run(rounds: usize) {
             }
             back.add(bring_back(&mut live, lost, loss), Vec::new());
         }
-        let which = if matches!(loss, Loss::KilledWhileSigning) { "that payment" } else { "the first payment after it" };
+        let which =
+            if matches!(loss, Loss::KilledWhileSigning) { "that payment" } else { "the first payment after it" };
         row(&format!("one {}: {which}", loss.name()), &first);
         row(&format!("one {}: later payments", loss.name()), &later);
         row(&format!("one {}: until it is online again", loss.name()), &back);
