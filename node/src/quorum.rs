@@ -13,6 +13,7 @@
 //! | [`core`] | one co-signer: identity, shares, event loop |
 //! | [`holding`] | one wallet's share, with what was promised about it |
 //! | [`keygen`] | making a wallet, so that it ends the same way for all members |
+//! | [`redeal`] | dealing shares again: refresh, reshare, repair, and the switch of epochs |
 //! | [`lease`] | address indexes from t members |
 //! | [`check`] | what a co-signer checks before it signs |
 //! | [`signing`], [`participant`] | a signature as its coordinator, and as a member |
@@ -27,6 +28,7 @@ pub mod keygen;
 pub mod lease;
 pub mod link;
 pub mod participant;
+pub mod redeal;
 pub mod refusal;
 pub mod sessions;
 pub mod signing;

@@ -8,12 +8,14 @@
 //! | [`daemon`] | one node process, `keylessd` or `bitcoind` |
 //! | [`rpc`] | JSON-RPC over HTTP, and amounts |
 //! | [`quorum`] | three and more `keylessd` that are one quorum |
+//! | [`script`] | scripts for a command-line client, and their transcripts |
 //! | [`wait`] | conditions with a deadline |
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 pub mod daemon;
 pub mod quorum;
 pub mod rpc;
+pub mod script;
 pub mod wait;
 
 pub use daemon::{Daemon, Kind, Options};

@@ -225,8 +225,7 @@ impl Redeal {
             return Err(error);
         }
         let mut out = Vec::new();
-        while !matches!(self.state, State::Finished(_))
-            && self.inbox.missing(self.round, kinds(self.round)).is_empty()
+        while !matches!(self.state, State::Finished(_)) && self.inbox.missing(self.round, kinds(self.round)).is_empty()
         {
             match self.step() {
                 Ok(messages) => out.extend(messages),
@@ -313,9 +312,9 @@ impl Redeal {
     }
 
     fn commit(&mut self, dealing: Option<dealing::Dealing>) -> Result<Vec<Outgoing>, DkgError> {
-        let points = dealing.as_ref().map(|dealing| {
-            dealing::commitment(&self.params_hash, &self.identity.member_id(), &dealing.points)
-        });
+        let points = dealing
+            .as_ref()
+            .map(|dealing| dealing::commitment(&self.params_hash, &self.identity.member_id(), &dealing.points));
         let broadcast = encode(&Commit { params_hash: self.params_hash, points })?;
         let (pairs, mut commitments) = match self.my_new_index() {
             Some(me) => {
@@ -442,9 +441,8 @@ impl Redeal {
                     fragments.insert(self.me, dealing.fragments(me)?);
                 }
                 let sums = dealing::collect(me, public_shares, &dealt, &fragments)?;
-                let party = pairs
-                    .finish(&self.params, &sums.ecdsa, zero, &setups)
-                    .map_err(|error| self.rename(error))?;
+                let party =
+                    pairs.finish(&self.params, &sums.ecdsa, zero, &setups).map_err(|error| self.rename(error))?;
                 let package = frost_package(&public, me, &sums)?;
                 let share = KeyShare::new(public.clone(), me, party, Arc::new(package))
                     .map_err(|error| DkgError::Own(error.to_string()))?;
@@ -557,9 +555,9 @@ impl Redeal {
             let malformed = || DkgError::Malformed { culprit: from };
             let signature = <[u8; SIGNATURE_BYTES]>::try_from(bytes.as_slice()).map_err(|_| malformed())?;
             match self.new_index(from) {
-                Some(party) => certificate
-                    .add(&self.params.roster, &statement, party, &signature)
-                    .map_err(|_| malformed())?,
+                Some(party) => {
+                    certificate.add(&self.params.roster, &statement, party, &signature).map_err(|_| malformed())?
+                }
                 None => {
                     let member = self.member(from).ok_or_else(malformed)?;
                     identity::verify(&member, &tagged_hash(CONSENT_TAG, &[&statement]), &signature)

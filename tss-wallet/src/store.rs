@@ -233,6 +233,19 @@ impl WalletDb {
         Ok(rows)
     }
 
+    /// Rewrites a family's files, so that what was deleted is no longer in them.
+    ///
+    /// # Errors
+    /// Fails when the database does.
+    pub fn scrub(&self, family: Family) -> Result<(), StoreError> {
+        let family = self.family(family)?;
+        self.db.flush_cf(family)?;
+        let mut options = rocksdb::CompactOptions::default();
+        options.set_bottommost_level_compaction(rocksdb::BottommostLevelCompaction::Force);
+        self.db.compact_range_cf_opt(family, None::<&[u8]>, None::<&[u8]>, &options);
+        Ok(())
+    }
+
     /// Writes a batch: all of it or nothing.
     ///
     /// # Errors

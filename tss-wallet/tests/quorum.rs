@@ -8,6 +8,8 @@
 mod cluster;
 #[path = "quorum/dkg.rs"]
 mod dkg;
+#[path = "quorum/redeal.rs"]
+mod redeal;
 #[path = "quorum/sign.rs"]
 mod sign;
 #[path = "quorum/sign_faults.rs"]

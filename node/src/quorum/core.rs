@@ -22,7 +22,7 @@ use super::keygen::Pending;
 use super::refusal::Refusal;
 use super::sessions::{OpenError, SessionInfo, SessionKind, Sessions};
 use super::wire::{self, Blob, Frame, LeaseRange, Message, NO_WALLET, Status, Topic, WalletStatus};
-use super::{keygen, lease, signing};
+use super::{keygen, lease, redeal, signing};
 use crate::wallets::chain_view::ChainView;
 
 /// Requests of one peer that are being opened at a time.
@@ -36,6 +36,8 @@ pub trait Host: Send + Sync + 'static {
     fn name_is_free(&self, name: &str) -> bool;
     /// A wallet was made by a ceremony that this node was invited to.
     fn wallet_made(&self, holding: &Arc<Holding>);
+    /// A wallet whose quorum this node has left.
+    fn wallet_left(&self, wallet: WalletId);
     /// Another coordinator holds these indexes now.
     fn leased_elsewhere(&self, wallet: WalletId, ranges: &[LeaseRange]);
 }
@@ -294,7 +296,8 @@ impl Core {
                 wallet: holding.wallet(),
                 name: holding.name().to_owned(),
                 epoch: holding.epoch(),
-                locked: false,
+                locked: holding.share().is_none(),
+                promised: redeal::promised(holding),
                 marks: holding.marks(),
             })
             .collect();
@@ -355,6 +358,7 @@ impl Core {
                 self.heard(&member);
                 self.spawn(move |core| {
                     keygen::resolve_pending(core);
+                    redeal::settle_all(core);
                     lease::compare_marks(core, member);
                 });
             }
@@ -411,6 +415,9 @@ impl Core {
             Message::Lease(ranges) => lease::asked(self, from, topic, &ranges),
             Message::Sign(request) => signing::asked(self, from, topic, request),
             Message::Sent(transaction) => self.sent_by(from, &topic, &transaction.0),
+            Message::Redeal(proposal) => redeal::proposed(self, from, topic, &proposal),
+            Message::AskRepair(name) => redeal::asked_to_repair(self, from, topic, &name),
+            Message::AskKeys => redeal::asked_for_keys(self, from, topic),
             // `open_first` lets nothing else through.
             _ => {}
         }

@@ -70,6 +70,10 @@ impl fmt::Display for MissingList {
     }
 }
 
+fn missing_text(missing: &MissingList) -> String {
+    if missing.0.is_empty() { String::new() } else { format!("; missing: {missing}") }
+}
+
 /// Why a ceremony, a lease or a signature did not come about.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QuorumError {
@@ -90,6 +94,14 @@ pub enum QuorumError {
     OwnRefusal(Refusal),
     #[error("Please enter the wallet passphrase with walletpassphrase first.")]
     Locked,
+    #[error("the shares cannot be dealt again: {why}{}", missing_text(.missing))]
+    CannotRedeal { why: String, missing: MissingList },
+    #[error("the shares were not dealt again: {0}. Those of now stay in force")]
+    Redeal(String),
+    #[error(
+        "this member's share is of epoch {mine}, and the quorum is in epoch {theirs}: run repairshare \"{wallet}\" here"
+    )]
+    Stale { wallet: String, mine: u32, theirs: u32 },
     #[error("too many signing sessions are open")]
     Busy,
     #[error("the session was stopped")]

@@ -55,8 +55,8 @@ pub struct Holding {
     keys: Keychains,
     db: Arc<WalletDb>,
     store: ShareStore,
-    marks: Mutex<BTreeMap<ChainId, u32>>,
-    payments: Mutex<()>,
+    marks: Arc<Mutex<BTreeMap<ChainId, u32>>>,
+    payments: Arc<Mutex<()>>,
     bans: Mutex<BTreeSet<PartyIndex>>,
 }
 
@@ -66,6 +66,8 @@ struct Share {
     open: Option<Arc<KeyShare>>,
     /// Sealed with a passphrase.
     encrypted: bool,
+    /// The key of the passphrase while it is open: shares dealt again are sealed with it too.
+    key: Option<SealKey>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -75,7 +77,7 @@ struct Payment {
     inputs: Vec<OutPoint>,
 }
 
-fn nonce() -> [u8; 24] {
+pub(super) fn nonce() -> [u8; 24] {
     let mut nonce = [0; 24];
     rand::rngs::OsRng.fill_bytes(&mut nonce);
     nonce
@@ -201,12 +203,12 @@ impl Holding {
             public,
             me: index,
             seal_key: seal_key.to_owned(),
-            share: Mutex::new(Share { open: share, encrypted }),
+            share: Mutex::new(Share { open: share, encrypted, key: None }),
             keys,
             db,
             store,
-            marks: Mutex::new(marks),
-            payments: Mutex::new(()),
+            marks: Arc::new(Mutex::new(marks)),
+            payments: Arc::default(),
             bans: Mutex::new(bans),
         })
     }
@@ -246,6 +248,7 @@ impl Holding {
         let mut held = self.held();
         if held.encrypted {
             held.open = None;
+            held.key = None;
         }
     }
 
@@ -253,7 +256,7 @@ impl Holding {
     pub fn encrypt(&self, passphrase: &[u8]) -> Result<(), HoldingError> {
         let mut held = self.held();
         self.store.reseal(&SealKey::load(&self.seal_key)?, &fresh_key(passphrase)?, &nonce())?;
-        *held = Share { open: None, encrypted: true };
+        *held = Share { open: None, encrypted: true, key: None };
         Ok(())
     }
 
@@ -262,7 +265,9 @@ impl Holding {
         let Some(key) = self.key_of(passphrase)? else { return Ok(false) };
         match self.store.unlock(&key) {
             Ok(share) => {
-                self.held().open = Some(Arc::new(share));
+                let mut held = self.held();
+                held.open = Some(Arc::new(share));
+                held.key = Some(key);
                 Ok(true)
             }
             Err(error) => wrong_passphrase(error),
@@ -272,10 +277,49 @@ impl Holding {
     /// Seals the share with another passphrase; whether it is locked stays as it is.
     pub fn change_passphrase(&self, old: &[u8], new: &[u8]) -> Result<bool, HoldingError> {
         let Some(key) = self.key_of(old)? else { return Ok(false) };
-        match self.store.reseal(&key, &fresh_key(new)?, &nonce()) {
-            Ok(()) => Ok(true),
+        let fresh = fresh_key(new)?;
+        match self.store.reseal(&key, &fresh, &nonce()) {
+            Ok(()) => {
+                let mut held = self.held();
+                if held.open.is_some() {
+                    held.key = Some(fresh);
+                }
+                Ok(true)
+            }
             Err(error) => wrong_passphrase(error),
         }
+    }
+
+    /// The key that seals what is stored now; none while the share is locked.
+    pub(super) fn seal_key(&self) -> Result<Option<SealKey>, HoldingError> {
+        let held = self.held();
+        if held.encrypted { Ok(held.key.clone()) } else { Ok(Some(SealKey::load(&self.seal_key)?)) }
+    }
+
+    pub(super) fn store(&self) -> &ShareStore {
+        &self.store
+    }
+
+    /// The same wallet with the share of another epoch, which is stored already. What was promised is shared with it,
+    /// so that sessions under way with the old one and new ones promise nothing twice.
+    pub(super) fn renewed(&self, share: KeyShare) -> Result<Self, HoldingError> {
+        let held = self.held();
+        let public = Arc::clone(share.public());
+        Ok(Self {
+            name: self.name.clone(),
+            dir: self.dir.clone(),
+            facts: self.facts.clone(),
+            me: share.me(),
+            seal_key: self.seal_key.clone(),
+            keys: self.keys.clone(),
+            db: Arc::clone(&self.db),
+            store: self.store.clone(),
+            marks: Arc::clone(&self.marks),
+            payments: Arc::clone(&self.payments),
+            bans: Mutex::new(self.store.banned_parties(&public)?),
+            share: Mutex::new(Share { open: Some(Arc::new(share)), encrypted: held.encrypted, key: held.key.clone() }),
+            public,
+        })
     }
 
     fn key_of(&self, passphrase: &[u8]) -> Result<Option<SealKey>, HoldingError> {

@@ -541,8 +541,11 @@ pub fn open_one(core: &Core, name: &str, dir: &std::path::Path) -> Result<(), Ho
             core.add_pending(Arc::new(Pending { name, dir, wallet, ceremony, members: facts.members, db }));
         }
         _ => {
-            drop(db);
-            remove_unfinished(dir);
+            // A share dealt to this new member may yet be certified by the others.
+            if tss_wallet::ShareStore::new(Arc::clone(&db), core.me()).promised()?.is_empty() {
+                drop(db);
+                remove_unfinished(dir);
+            }
         }
     }
     Ok(())

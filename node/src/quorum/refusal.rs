@@ -49,6 +49,8 @@ pub enum Refusal {
     OtherTransaction,
     #[error("indexes below {0} are taken")]
     IndexTaken(u32),
+    #[error("its operator has not confirmed this: its configuration has other members or another threshold")]
+    NotConfirmed,
     #[error("its disk failed: {0}")]
     Storage(String),
     #[error("the attempt failed there: {0}")]

@@ -41,6 +41,7 @@ pub enum Inbound {
 pub enum SessionKind {
     Probe,
     KeyGeneration,
+    Redeal,
     Lease,
     Transaction,
     Message,
@@ -51,6 +52,7 @@ impl SessionKind {
         match self {
             Self::Probe => "probe",
             Self::KeyGeneration => "keygeneration",
+            Self::Redeal => "redeal",
             Self::Lease => "lease",
             Self::Transaction => "transaction",
             Self::Message => "message",

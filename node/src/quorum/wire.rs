@@ -15,7 +15,7 @@ use tss_wallet::{Envelope, EnvelopeError, Epoch, Expected, MemberId, SessionId, 
 use super::refusal::Refusal;
 
 /// Of the messages below.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 const OPENS: u8 = 1;
 const BELONGS: u8 = 0;
@@ -125,7 +125,36 @@ pub struct WalletStatus {
     pub name: String,
     pub epoch: Epoch,
     pub locked: bool,
+    /// The highest epoch whose certificate it signed and does not hold complete.
+    pub promised: Option<Epoch>,
     pub marks: Vec<(ChainId, u32)>,
+}
+
+/// Why shares are dealt again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RedealKind {
+    /// Same members, same threshold, new shares.
+    Refresh,
+    /// Other members or another threshold.
+    Reshare,
+    /// Same members; this one has lost its share or slept through an epoch.
+    Repair(MemberId),
+}
+
+/// A wallet's shares are to be dealt again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proposal {
+    pub version: u32,
+    pub kind: RedealKind,
+    /// The wallet, with threshold and members as they are to be.
+    pub facts: Invitation,
+    /// The ceremony that made the wallet.
+    pub made_by: SessionId,
+    /// The public keys of the present epoch with their certificate.
+    pub keys: Blob,
+    pub epoch: Epoch,
+    pub dealers: Vec<MemberId>,
+    pub absent: Vec<MemberId>,
 }
 
 /// How far a member is with a wallet that another one waits for.
@@ -153,6 +182,11 @@ pub enum Message {
     AskOutcome(SessionId),
     /// A signed transaction of the wallet that goes to the mempools now: the members need not wait for its relay.
     Sent(Blob),
+    Redeal(Box<Proposal>),
+    /// The sender has no usable share of this wallet: have the shares dealt again to it.
+    AskRepair(String),
+    /// The public keys of the epoch that the receiver holds?
+    AskKeys,
     // These belong to one.
     Status(Status),
     Accept,
@@ -174,13 +208,23 @@ pub enum Message {
     /// The marks of a member that could not grant.
     Behind(Vec<(ChainId, u32)>),
     Outcome(Outcome),
+    /// Public keys with their certificate, where there are some.
+    Keys(Option<Blob>),
 }
 
 impl Message {
     fn opens(&self) -> bool {
         matches!(
             self,
-            Self::Probe | Self::Invite(_) | Self::Lease(_) | Self::Sign(_) | Self::AskOutcome(_) | Self::Sent(_)
+            Self::Probe
+                | Self::Invite(_)
+                | Self::Lease(_)
+                | Self::Sign(_)
+                | Self::AskOutcome(_)
+                | Self::Sent(_)
+                | Self::Redeal(_)
+                | Self::AskRepair(_)
+                | Self::AskKeys
         )
     }
 }

@@ -24,13 +24,16 @@ fn per_kvb(rate: bitcoin::FeeRate) -> FeeRate {
 
 /// Core's `GetMinimumFeeRate`, with the checks that `CreateTransaction` makes on its result.
 pub(super) fn choose(options: &WalletOptions, chain: &dyn ChainView, choice: FeeChoice) -> Result<Chosen, RpcError> {
-    let required = options.min_fee.max(per_kvb(chain.relay_min_fee()));
+    let relay = per_kvb(chain.relay_min_fee());
+    let required = options.min_fee.max(relay);
     match choice {
         FeeChoice::Rate { rate, override_min } => {
             let rate = FeeRate(rate.sat_per_kvb);
             if !override_min && rate < required {
                 return Err(RpcError::wallet(format!(
-                    "Fee rate ({rate}) is lower than the minimum fee rate setting ({required})"
+                    "Fee rate ({rate}) is lower than the minimum fee rate setting ({required}).\n\
+                     Consider modifying -mintxfee ({}) or -minrelaytxfee ({relay}).",
+                    options.min_fee
                 )));
             }
             Ok(Chosen { rate, reason: FeeReason::None })

@@ -19,9 +19,10 @@ use crate::quorum::devquorum::Embedded;
 use crate::quorum::{Core, Holding};
 
 /// Where a wallet's signatures come from.
+#[derive(Clone)]
 pub enum Quorum {
     /// Co-signers embedded in this process.
-    Embedded(Embedded),
+    Embedded(Arc<Embedded>),
     /// Other nodes, over the network of co-signers.
     Network(Arc<Core>),
 }
@@ -40,6 +41,14 @@ impl Quorum {
 pub struct Keys {
     pub holding: Arc<Holding>,
     pub quorum: Quorum,
+}
+
+impl Keys {
+    /// The share may have been dealt again since the wallet was loaded.
+    fn of_now(&self) -> Self {
+        let now = self.quorum.core().holding(&self.holding.wallet());
+        Self { holding: now.unwrap_or_else(|| Arc::clone(&self.holding)), quorum: self.quorum.clone() }
+    }
 }
 
 /// A rescan under way.
@@ -107,8 +116,8 @@ impl Loaded {
     }
 
     /// The share and its quorum, where the wallet has them.
-    pub fn keys(&self) -> Option<&Keys> {
-        self.keys.as_ref()
+    pub fn keys(&self) -> Option<Keys> {
+        self.keys.as_ref().map(Keys::of_now)
     }
 
     /// Whether it is this wallet of a quorum.
@@ -117,9 +126,9 @@ impl Loaded {
     }
 
     /// The same; −4 in Core's words where there are none.
-    pub(super) fn signing_keys(&self) -> Result<&Keys, RpcError> {
+    pub(super) fn signing_keys(&self) -> Result<Keys, RpcError> {
         let kind = self.wallet().kind();
-        self.keys.as_ref().ok_or_else(|| {
+        self.keys().ok_or_else(|| {
             RpcError::wallet(if kind.watch_only {
                 "Error: Private keys are disabled for this wallet"
             } else {

@@ -186,7 +186,8 @@ fn psbt_error(error: PsbtError) -> RpcError {
 fn message_error(error: MessageError) -> RpcError {
     let code = match error {
         MessageError::NotAKey => code::RPC_TYPE_ERROR,
-        MessageError::NotOurs | MessageError::Invalid => code::RPC_INVALID_ADDRESS_OR_KEY,
+        MessageError::NotOurs => code::RPC_WALLET_ERROR,
+        MessageError::Invalid => code::RPC_INVALID_ADDRESS_OR_KEY,
     };
     RpcError::new(code, error.to_string())
 }

@@ -253,7 +253,7 @@ pub trait WalletHandle: Send + Sync {
         sighash: SighashType,
     ) -> Result<SignedTransaction>;
     async fn process_psbt(&self, psbt: Psbt, options: PsbtOptions) -> Result<ProcessedPsbt>;
-    /// Base64 of recovery byte and compact signature; −5 "Private key not available" where the key is not ours.
+    /// Base64 of recovery byte and compact signature; −4 "Private key not available" where the key is not ours.
     async fn sign_message(&self, script: &Script, message: &str) -> Result<String>;
 
     /// Takes in a public descriptor; the rescan comes apart.

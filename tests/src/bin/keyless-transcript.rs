@@ -10,7 +10,10 @@ use serde_json::json;
 fn main() {
     let mut node = Daemon::start_new(script::options(Options::core()));
     let version = node.call("getnetworkinfo", json!([]))["subversion"].clone();
-    println!("Recorded from bitcoind {version} with its own wallet, by contrib/record-transcript.");
+    println!(
+        "Recorded from bitcoind {} with its own wallet, by contrib/record-transcript.",
+        version.as_str().unwrap_or_default()
+    );
     print!("{}", script::write(&script::run(script::WALLET_SCRIPT, &bitcoin_cli(), &node)));
     node.stop();
 }

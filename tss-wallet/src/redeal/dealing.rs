@@ -92,12 +92,7 @@ pub(super) fn commitment(params_hash: &[u8; 32], dealer: &MemberId, points: &Poi
 }
 
 impl Dealing {
-    pub fn new(
-        params: &RedealParams,
-        dealer: &MemberId,
-        share: &KeyShare,
-        seed: &[u8; 32],
-    ) -> Result<Self, DkgError> {
+    pub fn new(params: &RedealParams, dealer: &MemberId, share: &KeyShare, seed: &[u8; 32]) -> Result<Self, DkgError> {
         let weight = weight(params, dealer).ok_or_else(|| own("not a dealer"))?;
         let mut rng = ChaCha20Rng::from_seed(tagged_hash("keyless/redeal/polynomials", &[seed]));
         let (threshold, count) = (params.roster.threshold(), params.roster.count());
@@ -199,5 +194,93 @@ impl Drop for Fragments {
     fn drop(&mut self) {
         self.ecdsa.zeroize();
         self.schnorr.zeroize();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+
+    use bitcoin::Network;
+
+    use super::*;
+    use crate::ids::{Epoch, SessionId, WalletId};
+    use crate::keys::{Certificate, GroupKey, PublicKeys};
+    use crate::roster::{Roster, Split};
+
+    /// Keys whose shares lie on 5 + 7x, for both schemes.
+    fn params(threshold: u8, count: u8) -> RedealParams {
+        let public = |scalar: Scalar| {
+            let point = (ProjectivePoint::GENERATOR * scalar).to_affine();
+            secp256k1::PublicKey::from_slice(&point.to_bytes()).unwrap()
+        };
+        let share = |x: u64| public(Scalar::from(5_u64) + Scalar::from(7_u64) * Scalar::from(x));
+        let group = GroupKey { public_key: public(Scalar::from(5_u64)), chain_code: [0; 32] };
+        let members = |count: u8| (1..=count).map(|byte| MemberId([byte; 32])).collect::<Vec<_>>();
+        let shares: Vec<_> = (1..=3).map(share).collect();
+        let old = PublicKeys {
+            wallet: WalletId([0; 32]),
+            epoch: Epoch(0),
+            network: Network::Regtest,
+            roster: Roster::new(2, members(3), Split::Refused).unwrap(),
+            absent: BTreeSet::new(),
+            ecdsa: group,
+            schnorr: group,
+            ecdsa_shares: shares.clone(),
+            schnorr_shares: shares,
+            transcript: [0; 32],
+            certificate: Certificate::default(),
+        };
+        RedealParams {
+            old: Arc::new(old),
+            epoch: Epoch(1),
+            roster: Roster::new(threshold, members(count), Split::Accepted).unwrap(),
+            dealers: [MemberId([1; 32]), MemberId([3; 32])].into(),
+            absent: BTreeSet::new(),
+            session: SessionId([0; 32]),
+            context: [0; 32],
+        }
+    }
+
+    fn dealt(constant: Scalar, threshold: u8, count: u8) -> Points {
+        let mut rng = ChaCha20Rng::from_seed([3; 32]);
+        let mut points = || points_of(&evaluations(&constant, threshold, count, &mut rng)).unwrap();
+        Points { ecdsa: points(), schnorr: points(), salt: [0; 32] }
+    }
+
+    #[test]
+    fn only_the_dealers_own_weighted_share_of_the_right_degree_passes() {
+        let (params, dealer) = (params(3, 5), MemberId([1; 32]));
+        let culprit = PartyIndex::new(1).unwrap();
+        let check = |points: &Points| check_points(&params, culprit, &dealer, points);
+        let own = Scalar::from(12_u64) * weight(&params, &dealer).unwrap();
+        check(&dealt(own, 3, 5)).unwrap();
+        check(&dealt(own, 2, 5)).unwrap();
+        let what = |points: &Points| match check(points) {
+            Err(DkgError::InvalidShare { culprit, what }) if culprit.get() == 1 => what,
+            other => panic!("{other:?}"),
+        };
+        assert!(what(&dealt(own + Scalar::ONE, 3, 5)).contains("not the dealer's own share"));
+        assert!(what(&dealt(Scalar::from(12_u64), 3, 5)).contains("not the dealer's own share"));
+        assert!(what(&dealt(own, 4, 5)).contains("right degree"));
+        assert_eq!(check(&dealt(own, 3, 4)), Err(DkgError::Malformed { culprit }));
+        let mut one_key = dealt(own, 3, 5);
+        one_key.schnorr = dealt(own + Scalar::ONE, 3, 5).schnorr;
+        assert!(what(&one_key).contains("not the dealer's own share"));
+    }
+
+    #[test]
+    fn the_sum_of_all_dealings_begins_with_the_private_key() {
+        let params = params(3, 5);
+        let at = |x: u64| Scalar::from(5_u64) + Scalar::from(7_u64) * Scalar::from(x);
+        let deal = |byte: u8| dealt(at(u64::from(byte)) * weight(&params, &MemberId([byte; 32])).unwrap(), 3, 5);
+        let dealt = [deal(1), deal(3)];
+        let shares = public_shares(&params, dealt.iter()).unwrap();
+        for keys in [&shares.ecdsa, &shares.schnorr] {
+            let points: Vec<ProjectivePoint> = keys.iter().map(|key| point(key).unwrap()).collect();
+            assert_eq!(interpolate(&points, 3), point(&params.old.ecdsa.public_key));
+        }
     }
 }

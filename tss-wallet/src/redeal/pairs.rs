@@ -96,8 +96,7 @@ impl Committed {
             let (ot_receiver, correlation, vec_r, enc_proofs) =
                 MulSender::<Secp256k1>::init_phase1(&mul_session(&self.session, receiver, self.me));
             let zero = TransmitInitZeroSharePhase3to4 { parties: parties.clone(), seed: **seed, salt: salt.clone() };
-            let mul =
-                TransmitInitMulPhase3to4 { parties, dlog_proof, nonce, enc_proofs, seed: ot_receiver.seed };
+            let mul = TransmitInitMulPhase3to4 { parties, dlog_proof, nonce, enc_proofs, seed: ot_receiver.seed };
             sent.insert(other, PairSetup { zero, mul });
             let (correlation, vec_r) = (Zeroizing::new(correlation), Zeroizing::new(vec_r));
             kept.insert(other, Kept { ot_sender, nonce, ot_receiver, correlation, vec_r });

@@ -87,9 +87,8 @@ impl RedealParams {
         if self.epoch <= self.old.epoch {
             return Err(RedealRefusal::Epoch { old: self.old.epoch, new: self.epoch });
         }
-        let holds = |member: &MemberId| {
-            self.old.roster.index_of(member).is_some_and(|party| !self.old.absent.contains(&party))
-        };
+        let holds =
+            |member: &MemberId| self.old.roster.index_of(member).is_some_and(|party| !self.old.absent.contains(&party));
         if let Some(member) = self.dealers.iter().find(|member| !holds(member)) {
             return Err(RedealRefusal::NotAHolder(*member));
         }

@@ -2,7 +2,8 @@
 //!
 //! Public keys lie beside it in plain, so that a locked wallet still knows its addresses. Every write here is synced.
 //! A share that was made but whose certificate is not complete waits in the pending slot: it is written before this
-//! member's own signature leaves, and either becomes the active share or is dropped.
+//! member's own signature leaves, and either becomes the active share or is dropped. The share that it replaces is kept
+//! in the previous slot until all who took part have acknowledged the new one; then it is erased from the files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,11 +13,17 @@ use thiserror::Error;
 
 use super::{Batch, Family, StoreError, Sync, WalletDb};
 use crate::ids::{Epoch, MemberId, PartyIndex};
-use crate::keys::{CertificateError, KeyShare, PublicKeys};
+use crate::keys::{Certificate, CertificateError, KeyShare, PublicKeys};
 use crate::seal::{self, Protection, SealContext, SealError, SealKey};
 
 const ACTIVE: Slot = Slot { public: b"active/public", sealed: b"active/share", kind: "share" };
 const PENDING: Slot = Slot { public: b"pending/public", sealed: b"pending/share", kind: "pending" };
+/// The share of the epoch before, until all have acknowledged the present one. Its seal is that of the active slot.
+const PREVIOUS: Slot = Slot { public: b"previous/public", sealed: b"previous/share", kind: "share" };
+/// Shares that this member signed a certificate for in attempts before the pending one, by epoch.
+const EARLIER_PREFIX: &[u8] = b"earlier/";
+const EARLIER_PUBLIC: &[u8] = b"/public";
+const EARLIER_SHARE: &[u8] = b"/share";
 const EPOCH_KEY: &[u8] = b"epoch";
 const BAN_PREFIX: &[u8] = b"ban/";
 
@@ -125,7 +132,54 @@ impl ShareStore {
     /// Fails when the database does.
     pub fn put_pending(&self, share: &KeyShare, key: &SealKey, nonce: &[u8; 24]) -> Result<(), ShareStoreError> {
         let mut batch = Batch::new();
+        if let Some(before) = self.pending()?.filter(|before| before.statement() != share.public().statement()) {
+            self.set_aside(&mut batch, before.epoch)?;
+        }
         self.put(&mut batch, &PENDING, share, key, nonce)?;
+        Ok(self.db.write(&batch, Sync::Yes)?)
+    }
+
+    /// Moves the pending share to those of earlier attempts: its certificate may yet turn up complete.
+    fn set_aside(&self, batch: &mut Batch, epoch: Epoch) -> Result<(), ShareStoreError> {
+        for (from, what) in [(PENDING.public, EARLIER_PUBLIC), (PENDING.sealed, EARLIER_SHARE)] {
+            let value = self.db.get(Family::Share, from)?.ok_or(ShareStoreError::Corrupt("pending share"))?;
+            batch.put(Family::Share, earlier_key(epoch, what), value);
+        }
+        Ok(())
+    }
+
+    /// The public keys of every epoch whose certificate this member signed and does not hold complete.
+    ///
+    /// # Errors
+    /// Fails for bytes that cannot be read.
+    pub fn promised(&self) -> Result<Vec<PublicKeys>, ShareStoreError> {
+        let mut all: Vec<PublicKeys> = self.pending()?.into_iter().collect();
+        for (key, value) in self.db.rows_with_prefix(Family::Share, EARLIER_PREFIX)? {
+            if key.ends_with(EARLIER_PUBLIC) {
+                all.push(decode(&value, "public keys")?);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Makes the share of an earlier attempt the pending one again: its certificate has turned up.
+    ///
+    /// # Errors
+    /// [`ShareStoreError::Missing`] when there is none of this epoch.
+    pub fn take_up(&self, epoch: Epoch) -> Result<(), ShareStoreError> {
+        let present = self.pending()?;
+        if present.as_ref().is_some_and(|keys| keys.epoch == epoch) {
+            return Ok(());
+        }
+        let mut batch = Batch::new();
+        if let Some(present) = present {
+            self.set_aside(&mut batch, present.epoch)?;
+        }
+        for (what, to) in [(EARLIER_PUBLIC, PENDING.public), (EARLIER_SHARE, PENDING.sealed)] {
+            let key = earlier_key(epoch, what);
+            let value = self.db.get(Family::Share, &key)?.ok_or(ShareStoreError::Missing)?;
+            batch.put(Family::Share, to, value).delete(Family::Share, key);
+        }
         Ok(self.db.write(&batch, Sync::Yes)?)
     }
 
@@ -144,6 +198,79 @@ impl ShareStore {
         batch.put(Family::Share, EPOCH_KEY, epoch.0.to_be_bytes());
         batch.delete(Family::Share, PENDING.public).delete(Family::Share, PENDING.sealed);
         Ok(self.db.write(&batch, Sync::Yes)?)
+    }
+
+    /// Makes the pending share the active one under its complete certificate, keeps the one before in the previous
+    /// slot, and ends the bans of all members whose pair set-up is new: all in one write.
+    ///
+    /// # Errors
+    /// Refuses a certificate that does not complete the pending share, and an epoch that was held before.
+    pub fn switch(
+        &self,
+        certificate: Certificate,
+        key: &SealKey,
+        nonce: &[u8; 24],
+    ) -> Result<KeyShare, ShareStoreError> {
+        let share = self.unlock_pending(key)?.certified(certificate)?;
+        let epoch = share.public().epoch;
+        if let Some(highest) = self.highest_epoch()?.filter(|highest| epoch <= *highest) {
+            return Err(ShareStoreError::Stale { epoch, highest });
+        }
+        let mut batch = Batch::new();
+        for (from, to) in [(ACTIVE.public, PREVIOUS.public), (ACTIVE.sealed, PREVIOUS.sealed)] {
+            if let Some(value) = self.db.get(Family::Share, from)? {
+                batch.put(Family::Share, to, value);
+            }
+        }
+        self.put(&mut batch, &ACTIVE, &share, key, nonce)?;
+        batch.put(Family::Share, EPOCH_KEY, epoch.0.to_be_bytes());
+        batch.delete(Family::Share, PENDING.public).delete(Family::Share, PENDING.sealed);
+        for keys in self.promised()?.iter().filter(|keys| keys.epoch <= epoch) {
+            for what in [EARLIER_PUBLIC, EARLIER_SHARE] {
+                batch.delete(Family::Share, earlier_key(keys.epoch, what));
+            }
+        }
+        let public = share.public();
+        for member in self.bans()?.keys() {
+            if public.roster.index_of(member).is_some_and(|party| !public.absent.contains(&party)) {
+                batch.delete(Family::Share, ban_key(member));
+            }
+        }
+        self.db.write(&batch, Sync::Yes)?;
+        Ok(share)
+    }
+
+    /// The public keys of the epoch before, while its share is still kept.
+    ///
+    /// # Errors
+    /// Fails for bytes that cannot be read.
+    pub fn previous(&self) -> Result<Option<PublicKeys>, ShareStoreError> {
+        self.public_in(&PREVIOUS)
+    }
+
+    /// Erases the share of the epoch before, from the database's files too.
+    ///
+    /// # Errors
+    /// Fails when the database does.
+    pub fn erase_previous(&self) -> Result<(), ShareStoreError> {
+        let mut batch = Batch::new();
+        batch.delete(Family::Share, PREVIOUS.public).delete(Family::Share, PREVIOUS.sealed);
+        self.db.write(&batch, Sync::Yes)?;
+        Ok(self.db.scrub(Family::Share)?)
+    }
+
+    /// Erases every share of this member: it has left the quorum. Public keys and the highest epoch stay.
+    ///
+    /// # Errors
+    /// Fails when the database does.
+    pub fn erase_all(&self) -> Result<(), ShareStoreError> {
+        let mut batch = Batch::new();
+        for slot in [&ACTIVE, &PENDING, &PREVIOUS] {
+            batch.delete(Family::Share, slot.sealed);
+        }
+        batch.delete(Family::Share, PENDING.public).delete(Family::Share, PREVIOUS.public);
+        self.db.write(&batch, Sync::Yes)?;
+        Ok(self.db.scrub(Family::Share)?)
     }
 
     /// Forgets the pending share.
@@ -273,6 +400,10 @@ impl ShareStore {
     pub fn banned_parties(&self, keys: &PublicKeys) -> Result<BTreeSet<PartyIndex>, ShareStoreError> {
         Ok(self.bans()?.keys().filter_map(|member| keys.roster.index_of(member)).collect())
     }
+}
+
+fn earlier_key(epoch: Epoch, what: &[u8]) -> Vec<u8> {
+    [EARLIER_PREFIX, &epoch.0.to_be_bytes(), what].concat()
 }
 
 fn ban_key(member: &MemberId) -> Vec<u8> {

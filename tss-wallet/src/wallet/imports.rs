@@ -78,11 +78,8 @@ impl Wallet {
             _ => imported.stored.active.filter(|side| *side != (kind.unwrap_or(side.0), request.internal)),
         };
         let mut changed = self.displace(imported.stored.active, known);
-        let labelled: Vec<ScriptBuf> = if request.ranged || request.internal {
-            Vec::new()
-        } else {
-            self.label_scripts(&imported)
-        };
+        let labelled: Vec<ScriptBuf> =
+            if request.ranged || request.internal { Vec::new() } else { self.label_scripts(&imported) };
         let number = match known {
             Some(number) => {
                 if let Some(place) = self.keys.imported_mut().get_mut(number) {

@@ -285,12 +285,7 @@ fn describe_input(input: &mut Input, coin: TxOut, key: &KeyInfo, bip32_derivs: b
 }
 
 /// The same for a coin of an imported descriptor.
-fn describe_imported(
-    input: &mut Input,
-    coin: TxOut,
-    definite: &Descriptor<DefiniteDescriptorKey>,
-    bip32_derivs: bool,
-) {
+fn describe_imported(input: &mut Input, coin: TxOut, definite: &Descriptor<DefiniteDescriptorKey>, bip32_derivs: bool) {
     if definite.desc_type().segwit_version().is_some() {
         input.witness_utxo = Some(coin);
     }

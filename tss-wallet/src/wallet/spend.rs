@@ -179,8 +179,7 @@ impl Wallet {
             let taproot = prevout.script_pubkey.is_p2tr().then(|| input_weight(AddressType::Bech32m));
             let weight = preset.weight.map(Weight::to_wu).or(spending.map(|spending| spending.weight)).or(taproot);
             let weight = weight.ok_or(SpendError::InputNotSolvable(preset.outpoint))?;
-            let segwit =
-                spending.map_or(prevout.script_pubkey.is_witness_program(), |spending| spending.segwit);
+            let segwit = spending.map_or(prevout.script_pubkey.is_witness_program(), |spending| spending.segwit);
             let input = Input { prevout, key, weight, segwit, sequence: preset.sequence };
             found.push((preset.outpoint, input));
         }

@@ -19,7 +19,7 @@ pub enum SpendError {
     WeightLimit,
     #[error("Transaction requires one destination of non-zero value, a non-zero feerate, or a pre-selected input")]
     Nothing,
-    #[error("Not found pre-selected input {}", shown(.0))]
+    #[error("Unable to find UTXO for external input")]
     InputNotFound(OutPoint),
     #[error("Not solvable pre-selected input {}", shown(.0))]
     InputNotSolvable(OutPoint),
