@@ -200,7 +200,7 @@ impl Loaded {
         match self.chain.submit(tx, true) {
             Ok(()) => {
                 if let Some(Keys { holding, quorum: Quorum::Network(core) }) = self.keys() {
-                    core.announce(holding, tx);
+                    core.announce(&holding, tx);
                 }
                 if let Err(error) = self.mempool_added(tx) {
                     tracing::error!(wallet = self.name, %error, "a sent transaction could not be noted");
