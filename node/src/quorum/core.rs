@@ -325,6 +325,11 @@ impl Core {
         locked(&self.pending).clear();
     }
 
+    /// Closes the share of a wallet that this member has left; its sessions end by themselves.
+    pub(super) fn forget(&self, wallet: &WalletId) {
+        locked(&self.holdings).remove(wallet);
+    }
+
     /// Ends the sessions of one wallet and closes its share.
     pub fn release(&self, wallet: WalletId) {
         let holding = locked(&self.holdings).remove(&wallet);

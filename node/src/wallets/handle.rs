@@ -252,10 +252,10 @@ impl WalletHandle for Handle {
     }
 
     async fn quorum(&self) -> Result<Option<QuorumInfo>> {
-        Ok(self.0.keys().map(|keys| info::quorum(&self.0, keys)))
+        Ok(self.0.keys().map(|keys| info::quorum(&self.0, &keys)))
     }
 
     fn signing_sessions(&self) -> Vec<SigningSession> {
-        self.0.keys().map(info::sessions).unwrap_or_default()
+        self.0.keys().map(|keys| info::sessions(&keys)).unwrap_or_default()
     }
 }

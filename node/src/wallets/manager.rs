@@ -303,7 +303,7 @@ impl WalletManager {
         let deadline = Instant::now() + REOPEN;
         loop {
             match Embedded::open(name, dir, self.options.signing_timeout, &self.chain) {
-                Ok((embedded, holding)) => return Ok(Keys { quorum: Quorum::Embedded(embedded), holding }),
+                Ok((embedded, holding)) => return Ok(Keys { quorum: Quorum::Embedded(Arc::new(embedded)), holding }),
                 // The last user of the wallet that was just unloaded is about to let go.
                 Err(error) if Instant::now() < deadline && error.to_string().contains("in use") => {
                     std::thread::sleep(Duration::from_millis(20));
@@ -441,7 +441,7 @@ impl WalletManager {
                         other => RpcError::wallet(format!("Wallet file verification failed. {other}")),
                     }
                 })?;
-                (Quorum::Embedded(embedded), holding, request.load_on_startup)
+                (Quorum::Embedded(Arc::new(embedded)), holding, request.load_on_startup)
             }
         };
         let db = Arc::clone(holding.db());
@@ -681,6 +681,19 @@ fn unknown_member(text: &str) -> RpcError {
 }
 
 impl Host for WalletManager {
+    fn wallet_left(&self, wallet: WalletId) {
+        let name = locked(&self.loaded).iter().find(|loaded| loaded.is_of(wallet)).map(|loaded| loaded.name.clone());
+        let Some(name) = name else { return };
+        match self.unload_now(&name) {
+            Ok(()) => {
+                let mut warnings = Vec::new();
+                self.set_startup(&name, Some(false), &mut warnings);
+                tracing::info!(wallet = name, "this node has left the quorum of the wallet; it is unloaded");
+            }
+            Err(error) => tracing::warn!(wallet = name, error = error.message, "a wallet that was left stays loaded"),
+        }
+    }
+
     fn name_is_free(&self, name: &str) -> bool {
         !self.options.wallet_dir(name).exists() && !locked(&self.busy).contains(name)
     }

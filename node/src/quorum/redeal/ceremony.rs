@@ -1,0 +1,257 @@
+//! One participant's run of the machine, and its switch to the new epoch.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tss_wallet::seal::SealKey;
+use tss_wallet::{KeyShare, MemberId, Outgoing, PublicKeys, Recipient, Redeal, RedealParams, ShareStore, WalletDb};
+
+use super::super::core::Core;
+use super::super::error::{Missing, MissingList, QuorumError};
+use super::super::holding::{self, Holding, HoldingError, nonce};
+use super::super::link::{Heard, Link};
+use super::super::wire::{Blob, Message, Proposal};
+use super::failed;
+
+/// Without a message, a ceremony waits this long, and longer with more members.
+const NO_PROGRESS: Duration = Duration::from_secs(8);
+const NO_PROGRESS_PER_MEMBER: Duration = Duration::from_secs(3);
+/// How long the end waits for the others to say that they have switched.
+const SWITCHED: Duration = Duration::from_secs(10);
+/// Messages kept until the word to begin.
+const MAX_EARLY: usize = 128;
+
+/// Messages that came before their turn.
+#[derive(Default)]
+pub(super) struct Early(VecDeque<(MemberId, Message)>);
+
+impl Early {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn keep(&mut self, from: MemberId, message: Message) {
+        if self.0.len() < MAX_EARLY {
+            self.0.push_back((from, message));
+        }
+    }
+}
+
+/// A participant's part.
+pub(super) struct Ceremony<'a> {
+    pub core: &'a Arc<Core>,
+    pub link: &'a Link<'a>,
+    pub params: RedealParams,
+    pub proposal: &'a Proposal,
+    /// None for a member that is new, or has lost all.
+    pub holding: Option<&'a Arc<Holding>>,
+}
+
+/// Where the new share lies.
+struct Place {
+    dir: PathBuf,
+    db: Arc<WalletDb>,
+    store: ShareStore,
+    key: SealKey,
+}
+
+fn storage(error: impl Into<HoldingError>) -> QuorumError {
+    QuorumError::Storage(error.into().to_string())
+}
+
+impl Ceremony<'_> {
+    /// Runs to the end. The new epoch is in force here when this returns, and the old share is erased if all others
+    /// have said that it is there too.
+    pub fn run(self, early: Early) -> Result<Arc<PublicKeys>, QuorumError> {
+        let mut place = None;
+        let (machine, mut switched) = self.drive(early, &mut place)?;
+        let keys = machine.finished().cloned().ok_or_else(|| failed("the machine lost its result"))?;
+        match place {
+            Some(place) => self.switch(&keys, &place)?,
+            None => tracing::info!(epoch = %keys.epoch, "the quorum goes on without this member"),
+        }
+        self.link.send_all(0, &Message::Stored);
+        self.await_others(&mut switched);
+        let all = self.link.others().is_subset(&switched);
+        self.clean_up(&machine, all)?;
+        Ok(keys)
+    }
+
+    fn drive(&self, mut early: Early, place: &mut Option<Place>) -> Result<(Redeal, BTreeSet<MemberId>), QuorumError> {
+        let share = self.holding.and_then(|holding| holding.share());
+        let identity = self.core.identity().clone();
+        let started = Redeal::start(self.params.clone(), identity, share.as_deref(), self.core.fresh_seed());
+        let (mut machine, outgoing) = started.map_err(failed)?;
+        drop(share);
+        self.post(&machine, &outgoing);
+        let count = u32::try_from(self.link.others().len()).unwrap_or(u32::MAX);
+        let pause = NO_PROGRESS + NO_PROGRESS_PER_MEMBER * count;
+        let mut deadline = Instant::now() + pause;
+        let mut switched = BTreeSet::new();
+        while machine.finished().is_none() {
+            self.link.note("dealing shares", machine.waiting_for());
+            let heard = match early.0.pop_front() {
+                Some((from, message)) => Heard::Message(from, message),
+                None => self.link.next(deadline),
+            };
+            match heard {
+                Heard::Message(from, Message::Protocol(bodies)) => {
+                    self.feed(&mut machine, from, &bodies, place)?;
+                    deadline = Instant::now() + pause;
+                }
+                Heard::Message(from, Message::Refuse(refusal)) => return Err(failed(Missing::refused(from, &refusal))),
+                Heard::Message(from, Message::Stored) => {
+                    switched.insert(from);
+                }
+                Heard::Message(..) => {}
+                Heard::Down(member) => return Err(failed(Missing::unreachable(self.core, member))),
+                Heard::Stop => return Err(QuorumError::Stopped),
+                Heard::Deadline => {
+                    let silent = machine.waiting_for().into_iter().map(Missing::silent).collect();
+                    return Err(failed(MissingList(silent)));
+                }
+            }
+        }
+        Ok((machine, switched))
+    }
+
+    fn feed(
+        &self,
+        machine: &mut Redeal,
+        from: MemberId,
+        bodies: &[Blob],
+        place: &mut Option<Place>,
+    ) -> Result<(), QuorumError> {
+        let Some(index) = machine.index_of(&from) else { return Ok(()) };
+        for body in bodies {
+            match machine.receive(index, &body.0) {
+                Ok(outgoing) => {
+                    if let (Some(share), None) = (machine.pending().cloned(), place.as_ref()) {
+                        // On the disk before this member's signature leaves.
+                        *place = Some(self.store_pending(&share)?);
+                    } else if let (Some(_), None, Some(share)) = (machine.finished(), place.as_ref(), machine.share()) {
+                        // All other signatures were here before this member's own was made.
+                        *place = Some(self.store_pending(&Arc::clone(share))?);
+                    }
+                    self.post(machine, &outgoing);
+                }
+                Err(error) if error.is_fatal() => {
+                    let culprit = machine.culprit(&error).map(|member| super::super::peer_name(&member));
+                    tracing::warn!(session = %self.link.topic().session, ?culprit, %error, "ceremony void");
+                    return Err(failed(match culprit {
+                        Some(culprit) => format!("{error} ({culprit})"),
+                        None => error.to_string(),
+                    }));
+                }
+                Err(error) => tracing::warn!(session = %self.link.topic().session, %from, %error, "message dropped"),
+            }
+        }
+        Ok(())
+    }
+
+    fn post(&self, machine: &Redeal, outgoing: &[Outgoing]) {
+        for other in self.link.others() {
+            let Some(index) = machine.index_of(other) else { continue };
+            let mut round = 0;
+            let mut bodies = Vec::new();
+            for message in outgoing {
+                if matches!(message.to, Recipient::One(party) if party != index) {
+                    continue;
+                }
+                round = message.round();
+                bodies.push(Blob(message.body.clone()));
+            }
+            if !bodies.is_empty() {
+                self.link.send(*other, round, &Message::Protocol(bodies));
+            }
+        }
+    }
+
+    fn store_pending(&self, share: &KeyShare) -> Result<Place, QuorumError> {
+        let place = match self.holding {
+            Some(holding) => {
+                let key = holding.seal_key().map_err(storage)?.ok_or(QuorumError::Locked)?;
+                let (dir, db) = (holding.dir().to_owned(), Arc::clone(holding.db()));
+                Place { dir, db, store: holding.store().clone(), key }
+            }
+            None => self.new_place()?,
+        };
+        place.store.put_pending(share, &place.key, &nonce()).map_err(storage)?;
+        Ok(place)
+    }
+
+    /// The directory of a wallet that is new to this node.
+    fn new_place(&self) -> Result<Place, QuorumError> {
+        let dir = self.core.layout.wallet_dir(&self.proposal.facts.name);
+        let db = Arc::new(WalletDb::open(&dir.join("db")).map_err(storage)?);
+        holding::store_facts(&db, self.proposal.made_by.as_bytes(), &self.proposal.facts).map_err(storage)?;
+        let key = SealKey::load_or_create(&self.core.layout.seal_key(), &self.core.fresh_seed()).map_err(storage)?;
+        let store = ShareStore::new(Arc::clone(&db), self.core.me());
+        Ok(Place { dir, db, store, key })
+    }
+
+    /// Durable first, then in force.
+    fn switch(&self, keys: &PublicKeys, place: &Place) -> Result<(), QuorumError> {
+        let share = place.store.switch(keys.certificate.clone(), &place.key, &nonce()).map_err(storage)?;
+        match self.holding {
+            Some(holding) => self.core.hold(Arc::new(holding.renewed(share).map_err(storage)?)),
+            None => {
+                drop(share);
+                holding::set_complete(&place.dir).map_err(storage)?;
+                let (name, key) = (&self.proposal.facts.name, self.core.layout.seal_key());
+                let made = Holding::open(name, &place.dir, Arc::clone(&place.db), &key, self.core.me());
+                let holding = Arc::new(made.map_err(storage)?);
+                self.core.hold(Arc::clone(&holding));
+                if let Some(host) = self.core.host() {
+                    host.wallet_made(&holding);
+                }
+            }
+        }
+        tracing::info!(wallet = self.proposal.facts.name, epoch = %keys.epoch, "new epoch in force");
+        Ok(())
+    }
+
+    /// Hears the others say that they have switched, within a deadline.
+    fn await_others(&self, switched: &mut BTreeSet<MemberId>) {
+        let deadline = Instant::now() + SWITCHED;
+        loop {
+            let waiting: Vec<MemberId> = self.link.others().difference(switched).copied().collect();
+            if waiting.is_empty() {
+                return;
+            }
+            self.link.note("switching", waiting.iter().copied());
+            match self.link.next(deadline) {
+                Heard::Message(from, Message::Stored) => {
+                    switched.insert(from);
+                }
+                Heard::Message(..) => {}
+                Heard::Down(member) if switched.contains(&member) => {}
+                Heard::Down(_) | Heard::Stop | Heard::Deadline => {
+                    let waiting: Vec<String> = waiting.iter().map(super::super::peer_name).collect();
+                    tracing::warn!(?waiting, "the old share is kept until these have the new epoch too");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Erases what nobody needs any more.
+    fn clean_up(&self, machine: &Redeal, all: bool) -> Result<(), QuorumError> {
+        let Some(holding) = self.holding else { return Ok(()) };
+        if !all {
+            return Ok(());
+        }
+        if machine.share().is_some() {
+            return holding.store().erase_previous().map_err(storage);
+        }
+        holding.store().erase_all().map_err(storage)?;
+        let wallet = holding.wallet();
+        self.core.forget(&wallet);
+        if let Some(host) = self.core.host() {
+            host.wallet_left(wallet);
+        }
+        Ok(())
+    }
+}
