@@ -76,7 +76,7 @@ impl Network for NetworkBackend {
         let kernel = self.kernel.clone();
         let (info, mempool) = self.with(move |handle| (handle.info(), kernel.mempool_info())).await?;
         let info = info.ok_or_else(disabled)?;
-        let mempool = mempool.map_err(|error| RpcError::internal(&error.to_string()))?;
+        let mempool = mempool.map_err(|error| RpcError::internal(error.to_string()))?;
         let reachable = |name: &str| matches!(name, "ipv4" | "ipv6");
         Ok(rpc::NetworkInfo {
             version: CLIENT_VERSION_NUMBER,

@@ -34,6 +34,9 @@ pub(super) enum BackupError {
     Damaged,
 }
 
+/// Key and value.
+type Row = (Vec<u8>, Vec<u8>);
+
 /// One co-signer's directory.
 #[derive(Serialize, Deserialize)]
 struct Part {
@@ -41,7 +44,7 @@ struct Part {
     dir: String,
     files: Vec<(String, Vec<u8>)>,
     /// Rows by the number of their family.
-    rows: Vec<(u8, Vec<(Vec<u8>, Vec<u8>)>)>,
+    rows: Vec<(u8, Vec<Row>)>,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -1,6 +1,7 @@
 //! `-capturemessages`: every message to a file, in the format of Core's `CaptureMessage`.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -44,14 +45,15 @@ impl Capture {
         if self.open.len() >= MAX_OPEN {
             self.open.clear();
         }
-        if !self.open.contains_key(&(peer, incoming)) {
-            let dir = dir.join(peer.to_string().replace(':', "_"));
-            std::fs::create_dir_all(&dir)?;
-            let name = if incoming { "msgs_recv.dat" } else { "msgs_sent.dat" };
-            let file = OpenOptions::new().append(true).create(true).open(dir.join(name))?;
-            self.open.insert((peer, incoming), file);
-        }
-        let Some(file) = self.open.get_mut(&(peer, incoming)) else { return Ok(()) };
+        let file = match self.open.entry((peer, incoming)) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(vacant) => {
+                let dir = dir.join(peer.to_string().replace(':', "_"));
+                std::fs::create_dir_all(&dir)?;
+                let name = if incoming { "msgs_recv.dat" } else { "msgs_sent.dat" };
+                vacant.insert(OpenOptions::new().append(true).create(true).open(dir.join(name))?)
+            }
+        };
         let mut record = Vec::with_capacity(24 + payload.len());
         let micros = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
         record.extend_from_slice(&micros.to_le_bytes());

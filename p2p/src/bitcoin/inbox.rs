@@ -53,11 +53,11 @@ impl Inbox {
             if waiting.stopping {
                 return;
             }
-            if matches!(event, ChainEvent::TipChanged { .. }) {
-                if let Some(last @ ChainEvent::TipChanged { .. }) = waiting.events.back_mut() {
-                    *last = event;
-                    return;
-                }
+            if matches!(event, ChainEvent::TipChanged { .. })
+                && let Some(last @ ChainEvent::TipChanged { .. }) = waiting.events.back_mut()
+            {
+                *last = event;
+                return;
             }
             if waiting.events.len() >= MAX_EVENTS {
                 waiting.events.pop_front();

@@ -113,9 +113,9 @@ fn the_range_listed_is_the_look_ahead_of_the_configuration() {
             scene.wallet.descriptors().into_iter().find(|row| row.desc.starts_with("wpkh") && !row.internal).unwrap();
         (row.range, row.next_index)
     };
-    assert_eq!(of(&scene), ((0, 99), 0));
+    assert_eq!(of(&scene), (Some((0, 99)), 0));
     scene.address(AddressType::Bech32);
-    assert_eq!(of(&scene), ((0, 100), 1));
+    assert_eq!(of(&scene), (Some((0, 100)), 1));
 }
 
 #[test]

@@ -167,10 +167,9 @@ impl Owner {
             );
         }
         self.request_blocks(peer, &pick.blocks);
-        if let Some(staller) = pick.staller.filter(|_| self.downloads.count(peer.id) == 0) {
-            if self.downloads.stalls(staller, now) {
-                tracing::debug!(target: "net", "Stall started peer={staller}");
-            }
+        let staller = pick.staller.filter(|_| self.downloads.count(peer.id) == 0);
+        if let Some(staller) = staller.filter(|staller| self.downloads.stalls(*staller, now)) {
+            tracing::debug!(target: "net", "Stall started peer={staller}");
         }
     }
 

@@ -232,13 +232,8 @@ impl Owner {
         }
         let best = peer.best_known.map(|header| header.chain_work);
         let too_little = best.is_some_and(|work| work < self.chain.minimum_chain_work());
-        if !more && too_little && self.chain.is_initial_block_download() {
-            if peer.is_outbound_or_block_relay() {
-                return Err(gone(format!(
-                    "outbound peer headers chain has insufficient work, {}",
-                    peer.disconnecting()
-                )));
-            }
+        if !more && too_little && peer.is_outbound_or_block_relay() && self.chain.is_initial_block_download() {
+            return Err(gone(format!("outbound peer headers chain has insufficient work, {}", peer.disconnecting())));
         }
         if peer.kind == ConnectionType::OutboundFullRelay
             && !peer.chain_sync.protect
