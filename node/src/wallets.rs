@@ -17,6 +17,7 @@
 //! | [`pool`], [`fees`], [`spend`], [`sign`] | addresses, fee rates, payments, signatures |
 //! | [`imports`] | wallets without keys: descriptors taken in, and looked for |
 //! | [`locking`], [`backup`] | passphrases; copies of a wallet |
+//! | [`lifecycle`] | shares dealt again, repaired; members suspended |
 //! | [`handle`], [`info`] | one wallet as RPC sees it; its quorum as RPC shows it |
 
 pub mod chain_view;
@@ -27,6 +28,7 @@ mod backup;
 mod handle;
 mod imports;
 mod info;
+mod lifecycle;
 pub mod loaded;
 mod locking;
 pub mod manager;

@@ -18,6 +18,7 @@
 //! | `descriptors`, `importing` | descriptors, public ones taken in, and what would touch private keys |
 //! | `locking` | passphrases of the share, copies of the wallet |
 //! | `quorum` | co-signers, quorum, sessions |
+//! | `lifecycle` | shares dealt again, repaired; members suspended |
 //! | `unavailable` | what this version does not do, said plainly |
 //! | `select`, `params` | which wallet; checks of arguments |
 //! | `ledger` | [`backend::Ledger`] for the real wallet |
@@ -34,6 +35,7 @@ mod groupings;
 mod history;
 mod importing;
 mod ledger;
+mod lifecycle;
 mod locking;
 mod manage;
 mod options;

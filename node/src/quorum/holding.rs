@@ -24,6 +24,7 @@ const COMPLETE: &str = "complete";
 const FACTS_KEY: &[u8] = b"invitation";
 const CEREMONY_KEY: &[u8] = b"ceremony";
 const MARK_PREFIX: &[u8] = b"mark/";
+const SUSPENDED_PREFIX: &[u8] = b"suspended/";
 const PAYMENT_PREFIX: &[u8] = b"payment/";
 /// How far a mark of another member may lie above one's own: no liar exhausts the indexes.
 const MAX_MARK_JUMP: u32 = 20_000;
@@ -57,6 +58,7 @@ pub struct Holding {
     store: ShareStore,
     marks: Arc<Mutex<BTreeMap<ChainId, u32>>>,
     payments: Arc<Mutex<()>>,
+    suspended: Arc<Mutex<BTreeMap<MemberId, String>>>,
     bans: Mutex<BTreeSet<PartyIndex>>,
 }
 
@@ -195,6 +197,12 @@ impl Holding {
             let mark = <[u8; 4]>::try_from(value.as_slice()).map_err(|_| damaged("a lease cannot be read"))?;
             marks.insert(chain, u32::from_be_bytes(mark));
         }
+        let mut suspended = BTreeMap::new();
+        for (key, reason) in db.rows_with_prefix(Family::Claims, SUSPENDED_PREFIX)? {
+            let member = key.strip_prefix(SUSPENDED_PREFIX).and_then(|key| <[u8; 32]>::try_from(key).ok());
+            let member = member.ok_or_else(|| damaged("a suspension cannot be read"))?;
+            suspended.insert(MemberId(member), String::from_utf8_lossy(&reason).into_owned());
+        }
         let bans = store.banned_parties(&public)?;
         Ok(Self {
             name: name.to_owned(),
@@ -209,6 +217,7 @@ impl Holding {
             store,
             marks: Arc::new(Mutex::new(marks)),
             payments: Arc::default(),
+            suspended: Arc::new(Mutex::new(suspended)),
             bans: Mutex::new(bans),
         })
     }
@@ -290,6 +299,31 @@ impl Holding {
         }
     }
 
+    /// Members this one takes part in nothing with, by its operator's word; itself among them stops its own share.
+    pub fn suspended(&self) -> BTreeSet<MemberId> {
+        self.suspended.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
+    /// Suspends a member for a reason, or ends that; durable when this returns.
+    pub fn suspend(&self, member: MemberId, reason: Option<&str>) -> Result<(), HoldingError> {
+        let mut suspended = self.suspended.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = [SUSPENDED_PREFIX, member.as_bytes().as_slice()].concat();
+        let mut batch = Batch::new();
+        match reason {
+            Some(reason) => {
+                batch.put(Family::Claims, key, reason.as_bytes());
+                self.db.write(&batch, Sync::Yes)?;
+                suspended.insert(member, reason.to_owned());
+            }
+            None => {
+                batch.delete(Family::Claims, key);
+                self.db.write(&batch, Sync::Yes)?;
+                suspended.remove(&member);
+            }
+        }
+        Ok(())
+    }
+
     /// The key that seals what is stored now; none while the share is locked.
     pub(super) fn seal_key(&self) -> Result<Option<SealKey>, HoldingError> {
         let held = self.held();
@@ -316,6 +350,7 @@ impl Holding {
             store: self.store.clone(),
             marks: Arc::clone(&self.marks),
             payments: Arc::clone(&self.payments),
+            suspended: Arc::clone(&self.suspended),
             bans: Mutex::new(self.store.banned_parties(&public)?),
             share: Mutex::new(Share { open: Some(Arc::new(share)), encrypted: held.encrypted, key: held.key.clone() }),
             public,

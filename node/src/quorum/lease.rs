@@ -14,7 +14,7 @@ use tss_wallet::MemberId;
 use tss_wallet::wallet::keychain::{ChainId, KeyId, Keychains};
 
 use super::core::Core;
-use super::error::{Missing, MissingList, QuorumError};
+use super::error::{Missing, MissingList, QuorumError, peer_name};
 use super::holding::Holding;
 use super::link::{Heard, Link};
 use super::refusal::Refusal;
@@ -74,6 +74,10 @@ pub fn asked(core: &Arc<Core>, from: MemberId, topic: Topic, ranges: &[LeaseRang
     if holding.epoch() != topic.epoch {
         return core.refuse(&topic, from, Refusal::OtherEpoch(holding.epoch().0));
     }
+    let suspended = holding.suspended();
+    if let Some(member) = [from, core.me()].iter().find(|member| suspended.contains(member)) {
+        return core.refuse(&topic, from, Refusal::Suspended(peer_name(member)));
+    }
     if let Some(refusal) = malformed(ranges) {
         return core.refuse(&topic, from, refusal);
     }
@@ -124,7 +128,9 @@ fn ask(core: &Core, holding: &Holding, ranges: &[LeaseRange]) -> Result<bool, Qu
     let topic = core.fresh_topic(holding.wallet(), holding.epoch());
     let info = core.session_info(&topic, SessionKind::Lease, core.me());
     let inbox = core.sessions.open(info).map_err(|_| QuorumError::Busy)?;
-    let link = Link::new(core, topic, inbox, holding.members().iter().copied());
+    let suspended = holding.suspended();
+    let asked = holding.members().iter().copied().filter(|member| !suspended.contains(member));
+    let link = Link::new(core, topic, inbox, asked);
     let expected = scripts_hash(holding.keys(), ranges);
     let unreachable = link.send_all(0, &Message::Lease(ranges.to_vec()));
     let mut missing: Vec<Missing> = unreachable.iter().map(|member| Missing::unreachable(core, *member)).collect();

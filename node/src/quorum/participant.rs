@@ -13,6 +13,7 @@ use tss_wallet::{MemberId, Outgoing, PartyIndex, Recipient, SignError, SignItem,
 
 use super::check::{self, Checked};
 use super::core::Core;
+use super::error::peer_name;
 use super::holding::Holding;
 use super::link::{Heard, Link};
 use super::refusal::Refusal;
@@ -98,6 +99,10 @@ fn take_part(
         return Err(Refusal::Locked);
     }
     let signers = signers_of(holding, &from, &request.signers)?;
+    let suspended = holding.suspended();
+    if let Some(member) = members_of(holding, &signers).iter().find(|member| suspended.contains(member)) {
+        return Err(Refusal::Suspended(peer_name(member)));
+    }
     let key = request.idempotency_key.as_deref();
     let checked = check::check(&topic.wallet, holding.keys(), core.chain.as_ref(), &request.subject, key)?;
     let items = sign_items(&checked);

@@ -25,7 +25,7 @@ use tss_wallet::{Epoch, MemberId, PublicKeys, RedealParams, Roster, ShareStore, 
 pub use settle::{asked_for_keys, asked_to_repair, promised, repair_here, settle_all};
 
 use super::core::Core;
-use super::error::{Missing, MissingList, QuorumError};
+use super::error::{Missing, MissingList, QuorumError, peer_name};
 use super::holding::{self, Holding};
 use super::keygen::is_safe_name;
 use super::link::{Heard, Link};
@@ -106,6 +106,9 @@ fn attempt(core: &Arc<Core>, holding: &Arc<Holding>, request: &Request) -> Resul
     let _one_at_a_time = core.reserve(&guard_name(holding.public())).ok_or(QuorumError::Busy)?;
     if holding.share().is_none() {
         return Err(QuorumError::Locked);
+    }
+    if holding.suspended().contains(&core.me()) {
+        return Err(QuorumError::OwnRefusal(Refusal::Suspended("its own share".to_owned())));
     }
     let old = Arc::clone(holding.public());
     let everyone: BTreeSet<MemberId> = old
@@ -199,7 +202,12 @@ fn plan(
     let mut dealers = BTreeSet::from([core.me()]);
     let mut absent = BTreeSet::new();
     let mut epoch = old.epoch.0.max(promised(holding).map_or(0, |epoch| epoch.0));
+    let suspended = holding.suspended();
     for (member, status) in ready {
+        if suspended.contains(member) {
+            missing.insert(*member, Missing { member: *member, why: "suspended here".to_owned() });
+            continue;
+        }
         let row = status.wallets.iter().find(|row| row.wallet == old.wallet);
         let holds = old.roster.index_of(member).is_some_and(|party| !old.absent.contains(&party));
         match row {
@@ -425,6 +433,10 @@ fn judge(
             }
             if holding.share().is_none() {
                 return Err(Refusal::Locked);
+            }
+            let suspended = holding.suspended();
+            if let Some(member) = params.participants().iter().find(|member| suspended.contains(member)) {
+                return Err(Refusal::Suspended(peer_name(member)));
             }
         }
         None if deals => return Err(Refusal::UnknownWallet),

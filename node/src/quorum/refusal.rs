@@ -51,6 +51,8 @@ pub enum Refusal {
     IndexTaken(u32),
     #[error("its operator has not confirmed this: its configuration has other members or another threshold")]
     NotConfirmed,
+    #[error("its operator has suspended {0}")]
+    Suspended(String),
     #[error("its disk failed: {0}")]
     Storage(String),
     #[error("the attempt failed there: {0}")]

@@ -63,6 +63,9 @@ pub fn sign(
     subject: &Subject,
     idempotency_key: Option<&str>,
 ) -> Result<Vec<Signature>, QuorumError> {
+    if holding.suspended().contains(&core.me()) {
+        return Err(QuorumError::OwnRefusal(Refusal::Suspended("its own share".to_owned())));
+    }
     let started = Instant::now();
     let deadline = started + core.signing_timeout;
     let mut signatures = Vec::new();
@@ -152,6 +155,10 @@ impl Request<'_> {
         for member in self.holding.others() {
             if banned.contains(&member) {
                 missing.push(Missing { member, why: "excluded after a failed check".to_owned() });
+                continue;
+            }
+            if self.holding.suspended().contains(&member) {
+                missing.push(Missing { member, why: "suspended here".to_owned() });
                 continue;
             }
             let status = self.core.carrier().peer(&peer_id_of(member.0));

@@ -8,9 +8,9 @@ use async_trait::async_trait;
 use bitcoin::{Address, OutPoint, Psbt, Script, Transaction, Txid};
 use keyless_rpc::error::RpcError;
 use keyless_rpc::wallet::backend::{
-    Ancestry, Encryption, FeeChoice, FeeRate, FeeReason, Funded, Import, Imports, Ledger, PrevOut, ProcessedPsbt, PsbtOptions,
-    QuorumInfo, Rescanned, Result, Scanning, SendNote, Sent, SighashType, SignedTransaction, SigningSession,
-    SpendRequest, WalletHandle, WalletSettings,
+    Ancestry, Encryption, FeeChoice, FeeRate, FeeReason, Funded, Import, Imports, Ledger, PrevOut, ProcessedPsbt,
+    PsbtOptions, QuorumInfo, Redealt, Rescanned, Result, Scanning, SendNote, Sent, SighashType, SignedTransaction,
+    SigningSession, SpendRequest, WalletHandle, WalletSettings,
 };
 use tss_wallet::wallet::feed::AbandonError;
 use tss_wallet::wallet::keychain::{AddressType, ChainId};
@@ -253,6 +253,20 @@ impl WalletHandle for Handle {
 
     async fn quorum(&self) -> Result<Option<QuorumInfo>> {
         Ok(self.0.keys().map(|keys| info::quorum(&self.0, &keys)))
+    }
+
+    async fn refresh_shares(&self) -> Result<Redealt> {
+        self.run(|loaded| loaded.refresh()).await
+    }
+
+    async fn reshare(&self, threshold: u16, members: &[String]) -> Result<Redealt> {
+        let members = members.to_vec();
+        self.run(move |loaded| loaded.reshare(threshold, &members)).await
+    }
+
+    async fn suspend(&self, peerid: &str, reason: Option<&str>) -> Result<()> {
+        let (peerid, reason) = (peerid.to_owned(), reason.map(str::to_owned));
+        self.run(move |loaded| loaded.suspend(&peerid, reason.as_deref())).await
     }
 
     fn signing_sessions(&self) -> Vec<SigningSession> {

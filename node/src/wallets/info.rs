@@ -21,6 +21,7 @@ pub(super) fn quorum(loaded: &Loaded, keys: &Keys) -> QuorumInfo {
     let peers: BTreeMap<PeerId, PeerStatus> =
         core.carrier().peers().into_iter().map(|status| (status.peer, status)).collect();
     let tip = loaded.chain.tip().height;
+    let suspended = keys.holding.suspended();
     let members = public
         .roster
         .members()
@@ -39,7 +40,7 @@ pub(super) fn quorum(loaded: &Loaded, keys: &Keys) -> QuorumInfo {
                 } else {
                     status.and_then(|status| status.blocks)
                 },
-                suspended: false,
+                suspended: suspended.contains(member),
                 last_seen: if is_self { Some(loaded.chain.now()) } else { status.and_then(seen) },
             }
         })

@@ -15,7 +15,8 @@ use bitcoin::Network;
 use keyless_p2p::cosigners::{self, Carrier, PeerId, fingerprint, public_key_of};
 use keyless_rpc::error::{RpcError, code};
 use keyless_rpc::wallet::backend::{
-    Cosigner, CosignerInfo, CreateWallet, Loaded as LoadedName, QuorumSpec, Result, WalletHandle, WalletOnDisk, Wallets,
+    Cosigner, CosignerInfo, CreateWallet, Loaded as LoadedName, QuorumSpec, Redealt, Result, WalletHandle,
+    WalletOnDisk, Wallets,
 };
 use tss_wallet::wallet::{Kind, Wallet, WalletOptions as LedgerOptions, WalletParams};
 use tss_wallet::{MemberId, Roster, SigningIdentity, Split, WalletDb, WalletId};
@@ -24,8 +25,8 @@ use super::backup;
 use super::chain_view::ChainView;
 use super::feed::{ChainFeed, FeedEvent, Queued};
 use super::handle::{Handle, blocking};
-use super::info;
 use super::imports::{is_plain, make_plain, open_plain};
+use super::info;
 use super::loaded::{Keys, Loaded, Quorum, storage_error};
 use super::options::WalletOptions;
 use super::sign::quorum_error;
@@ -314,7 +315,12 @@ impl WalletManager {
     }
 
     /// What a new ledger is made from, and the height it begins at.
-    fn ledger_params(&self, name: &str, keys: Option<&Keys>, request: Option<&CreateWallet>) -> Result<(WalletParams, u32)> {
+    fn ledger_params(
+        &self,
+        name: &str,
+        keys: Option<&Keys>,
+        request: Option<&CreateWallet>,
+    ) -> Result<(WalletParams, u32)> {
         let mut params = WalletParams {
             name: name.to_owned(),
             network: self.chain.network(),
@@ -672,11 +678,11 @@ fn split(spec: &QuorumSpec) -> Split {
     if spec.split { Split::Accepted } else { Split::Refused }
 }
 
-fn bad_quorum(error: &tss_wallet::RosterError) -> RpcError {
+pub(super) fn bad_quorum(error: &tss_wallet::RosterError) -> RpcError {
     RpcError::invalid_parameter(format!("Invalid quorum: {error}"))
 }
 
-fn unknown_member(text: &str) -> RpcError {
+pub(super) fn unknown_member(text: &str) -> RpcError {
     RpcError::invalid_parameter(format!("Invalid quorum: {text} is not a configured co-signer (-cosigner)"))
 }
 
@@ -789,6 +795,11 @@ impl Wallets for WalletManager {
 
     fn get(&self, name: &str) -> Option<Arc<dyn WalletHandle>> {
         self.loaded(name).map(|wallet| Arc::new(Handle(wallet)) as Arc<dyn WalletHandle>)
+    }
+
+    async fn repair_share(&self, name: &str) -> Result<Redealt> {
+        let (this, name) = (self.arc()?, name.to_owned());
+        blocking(move || this.repair(&name)).await
     }
 
     fn cosigner_info(&self) -> Result<CosignerInfo> {

@@ -4,5 +4,6 @@
 
 mod chain;
 mod faults;
+mod lifecycle;
 mod node;
 mod wallets;

@@ -96,6 +96,20 @@ pub struct Cosigner {
     pub wallets: Vec<String>,
 }
 
+/// Shares that were dealt again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Redealt {
+    pub epoch: u64,
+    pub threshold: u16,
+    /// PeerIds, in the order of their indices.
+    pub members: Vec<String>,
+    /// Of these, members that were away and hold no share of the new epoch.
+    pub absent: Vec<String>,
+    /// Members that dealt.
+    pub helpers: Vec<String>,
+    pub milliseconds: u64,
+}
+
 #[async_trait]
 pub trait Wallets: Send + Sync {
     /// The network whose addresses are taken and given.
@@ -112,6 +126,8 @@ pub trait Wallets: Send + Sync {
     async fn list_dir(&self) -> Result<Vec<WalletOnDisk>>;
     /// A loaded wallet. Which wallet a request without `/wallet/<name>` means is decided here in `rpc`, from `list`.
     fn get(&self, name: &str) -> Option<Arc<dyn WalletHandle>>;
+    /// This member's share of a wallet, dealt anew by the others. The wallet is loaded afterwards.
+    async fn repair_share(&self, name: &str) -> Result<Redealt>;
     fn cosigner_info(&self) -> Result<CosignerInfo>;
     async fn cosigners(&self) -> Result<Vec<Cosigner>>;
 }
@@ -277,4 +293,11 @@ pub trait WalletHandle: Send + Sync {
     /// `None` for a wallet without keys.
     async fn quorum(&self) -> Result<Option<QuorumInfo>>;
     fn signing_sessions(&self) -> Vec<SigningSession>;
+
+    /// New shares for the same members.
+    async fn refresh_shares(&self) -> Result<Redealt>;
+    /// New shares for these members, by PeerId.
+    async fn reshare(&self, threshold: u16, members: &[String]) -> Result<Redealt>;
+    /// Takes part in nothing the member is in, for a reason; `None` ends that. −5 for one that is no member.
+    async fn suspend(&self, peerid: &str, reason: Option<&str>) -> Result<()>;
 }

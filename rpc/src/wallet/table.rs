@@ -9,12 +9,13 @@ use crate::local;
 use crate::table::{Arg, Category, Kind, Method};
 
 use super::{
-    addresses, coins, descriptors, groupings, history, importing, locking, manage, quorum, received, rescan, signing,
-    spending, sweep, unavailable,
+    addresses, coins, descriptors, groupings, history, importing, lifecycle, locking, manage, quorum, received, rescan,
+    signing, spending, sweep, unavailable,
 };
 
 /// All of them; the order is of no account, `help` sorts.
-pub const METHODS: &[&[Method]] = &[MANAGE, ADDRESSES, COINS, HISTORY, SPENDING, SIGNING, KEYS, COSIGNERS];
+pub const METHODS: &[&[Method]] =
+    &[MANAGE, ADDRESSES, COINS, HISTORY, SPENDING, SIGNING, KEYS, COSIGNERS, lifecycle::METHODS];
 
 const TXID: Arg = Arg::req("txid", Kind::Hex);
 const LOAD_ON_STARTUP: Arg = Arg::opt("load_on_startup", Kind::Bool);

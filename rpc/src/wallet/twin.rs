@@ -317,6 +317,18 @@ impl WalletHandle for TwinWallet {
     fn signing_sessions(&self) -> Vec<SigningSession> {
         Vec::new()
     }
+
+    async fn refresh_shares(&self) -> Result<Redealt> {
+        Ok(Redealt { epoch: 2, milliseconds: 1_250, absent: vec!["12D3KooX".to_owned()], ..Redealt::default() })
+    }
+
+    async fn reshare(&self, threshold: u16, members: &[String]) -> Result<Redealt> {
+        Ok(Redealt { epoch: 2, threshold, members: members.to_vec(), milliseconds: 40, ..Redealt::default() })
+    }
+
+    async fn suspend(&self, _peerid: &str, _reason: Option<&str>) -> Result<()> {
+        Ok(())
+    }
 }
 
 #[derive(Default)]
@@ -360,6 +372,11 @@ impl Wallets for TwinWallets {
     fn get(&self, name: &str) -> Option<Arc<dyn WalletHandle>> {
         let found = self.loaded.iter().find(|wallet| wallet.name == name)?;
         Some(Arc::clone(found) as Arc<dyn WalletHandle>)
+    }
+
+    async fn repair_share(&self, _name: &str) -> Result<Redealt> {
+        let helpers = vec!["12D3KooW".to_owned()];
+        Ok(Redealt { epoch: 3, milliseconds: 7, helpers, ..Redealt::default() })
     }
 
     fn cosigner_info(&self) -> Result<CosignerInfo> {

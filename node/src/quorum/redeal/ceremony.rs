@@ -11,6 +11,7 @@ use tss_wallet::{KeyShare, MemberId, Outgoing, PublicKeys, Recipient, Redeal, Re
 use super::super::core::Core;
 use super::super::error::{Missing, MissingList, QuorumError};
 use super::super::holding::{self, Holding, HoldingError, nonce};
+use super::super::lease;
 use super::super::link::{Heard, Link};
 use super::super::wire::{Blob, Message, Proposal};
 use super::failed;
@@ -74,6 +75,9 @@ impl Ceremony<'_> {
         }
         self.link.send_all(0, &Message::Stored);
         self.await_others(&mut switched);
+        if self.holding.is_none() {
+            self.open_wallet(&keys);
+        }
         let all = self.link.others().is_subset(&switched);
         self.clean_up(&machine, all)?;
         Ok(keys)
@@ -203,14 +207,21 @@ impl Ceremony<'_> {
                 let (name, key) = (&self.proposal.facts.name, self.core.layout.seal_key());
                 let made = Holding::open(name, &place.dir, Arc::clone(&place.db), &key, self.core.me());
                 let holding = Arc::new(made.map_err(storage)?);
-                self.core.hold(Arc::clone(&holding));
-                if let Some(host) = self.core.host() {
-                    host.wallet_made(&holding);
-                }
+                self.core.hold(holding);
             }
         }
         tracing::info!(wallet = self.proposal.facts.name, epoch = %keys.epoch, "new epoch in force");
         Ok(())
+    }
+
+    /// The wallet of a new member opens once it knows how far addresses were handed out, so that it sees all coins.
+    fn open_wallet(&self, keys: &PublicKeys) {
+        for dealer in &self.proposal.dealers {
+            lease::compare_marks(self.core, *dealer);
+        }
+        if let (Some(holding), Some(host)) = (self.core.holding(&keys.wallet), self.core.host()) {
+            host.wallet_made(&holding);
+        }
     }
 
     /// Hears the others say that they have switched, within a deadline.

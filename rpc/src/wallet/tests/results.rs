@@ -372,6 +372,18 @@ fn signing_errors_name_the_input() {
 }
 
 #[test]
+fn shares_dealt_again_are_told_with_who_was_away() {
+    assert_eq!(ask("refreshshares", "[]").compact(), "{\"epoch\":2,\"seconds\":1.250,\"absent\":[\"12D3KooX\"]}");
+    assert_eq!(
+        ask("resharequorum", "[3,[\"a\",\"b\"]]").compact(),
+        "{\"epoch\":2,\"threshold\":3,\"members\":[\"a\",\"b\"],\"seconds\":0.040}"
+    );
+    assert_eq!(ask("repairshare", "[\"w\"]").compact(), "{\"epoch\":3,\"helpers\":[\"12D3KooW\"],\"seconds\":0.007}");
+    assert_eq!(ask("suspendcosigner", "[\"a\"]").compact(), "{\"peerid\":\"a\",\"suspended\":true}");
+    assert_eq!(ask("resumecosigner", "[\"a\"]").compact(), "{\"peerid\":\"a\",\"suspended\":false}");
+}
+
+#[test]
 fn cosigners_are_listed_with_null_for_what_is_unknown() {
     let known = ask("enumeratecosigners", "[]").compact();
     let expected = "[{\"peerid\":\"12D3KooW\",\"fingerprint\":\"\",\"addresses\":[],\"online\":false,\

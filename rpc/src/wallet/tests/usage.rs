@@ -80,7 +80,20 @@ fn every_wallet_method_of_core_is_there_with_its_arguments() {
 fn what_is_ours_is_marked_so() {
     let ours: Vec<_> =
         METHODS.iter().copied().flatten().filter(|method| method.new).map(|method| method.name).collect();
-    assert_eq!(ours, ["getcosignerinfo", "enumeratecosigners", "getquoruminfo", "listsigningsessions"]);
+    assert_eq!(
+        ours,
+        [
+            "getcosignerinfo",
+            "enumeratecosigners",
+            "getquoruminfo",
+            "listsigningsessions",
+            "refreshshares",
+            "resharequorum",
+            "repairshare",
+            "suspendcosigner",
+            "resumecosigner"
+        ]
+    );
     for (name, argument) in
         [("createwallet", "quorum"), ("sendtoaddress", "idempotency_key"), ("sendmany", "idempotency_key")]
     {
