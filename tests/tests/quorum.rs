@@ -1,10 +1,13 @@
 //! Three `keylessd` processes that are one wallet, beside a bitcoind that knows nothing of quorums.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use keyless_tests::daemon::built;
 use keyless_tests::quorum::Discovery;
 use keyless_tests::wait::until_true;
 use keyless_tests::{Daemon, Options, Quorum, RpcClient, sat};
@@ -200,6 +203,34 @@ fn a_coordinator_killed_while_signing_leaves_no_coin_stuck() {
     wallet.call("sendtoaddress", json!([to, all, "", "", true]));
     let client = quorum.wallet(0, "w");
     assert_eq!(client.call("listsigningsessions", json!([])).as_array().unwrap().len(), 0);
+    no_nonce_twice(&quorum);
+}
+
+/// Every signature that anyone can see, by what its nonce shows: the same r is in the same signature alone.
+fn no_nonce_twice(quorum: &Quorum) {
+    let mut seen: BTreeMap<String, String> = BTreeMap::new();
+    for member in &quorum.members {
+        let mut transactions = Vec::new();
+        for txid in member.call("getrawmempool", json!([])).as_array().unwrap() {
+            transactions.push(member.call("getrawtransaction", json!([txid, 1])));
+        }
+        for height in 102..=member.height() {
+            let block = member.call("getblock", json!([member.call("getblockhash", json!([height])), 2]));
+            transactions.extend(block["tx"].as_array().unwrap().iter().skip(1).cloned());
+        }
+        for input in transactions.iter().flat_map(|tx| tx["vin"].as_array().unwrap()) {
+            let witness = input["txinwitness"][0].as_str();
+            let signature = witness.or_else(|| input["scriptSig"]["asm"].as_str()?.split(['[', ' ']).next()).unwrap();
+            // DER: 30 len 02 len r …; BIP340: r first.
+            let r = match signature.strip_prefix("30") {
+                Some(der) if signature.len() > 130 => &der[6..6 + 2 * usize::from_str_radix(&der[4..6], 16).unwrap()],
+                _ => &signature[..64],
+            };
+            let earlier = seen.insert(r.to_owned(), signature.to_owned());
+            assert!(earlier.is_none_or(|earlier| earlier == signature), "a nonce was used twice: {signature}");
+        }
+    }
+    assert!(seen.len() > 4, "there are signatures to compare");
 }
 
 #[test]
@@ -241,10 +272,10 @@ fn a_coordinator_killed_while_making_a_wallet_leaves_none_half_made() {
 
 #[test]
 fn strangers_and_nonsense_are_refused_and_lose_nothing() {
-    let quorum = Quorum::start(2, 3, Discovery::Static);
+    let mut quorum = Quorum::start(2, 3, Discovery::Static);
     let rpc = quorum.members[0].rpc();
-    let me = &quorum.peer_ids[0];
-    let other = &quorum.peer_ids[1];
+    let me = &quorum.peer_ids[0].clone();
+    let other = &quorum.peer_ids[1].clone();
     let unknown = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp";
     let cases = [
         (json!({"threshold": 4, "members": [me, other, quorum.peer_ids[2]]}), "threshold"),
@@ -259,13 +290,7 @@ fn strangers_and_nonsense_are_refused_and_lose_nothing() {
     assert_eq!(rpc.call("listwalletdir", json!([]))["wallets"], json!([]));
 
     // An unlisted peer, one of another network, and garbage on the port.
-    let port = quorum.members[0]
-        .options
-        .conf
-        .iter()
-        .find_map(|line| line.strip_prefix("cosignerbind=/ip4/127.0.0.1/tcp/"))
-        .unwrap()
-        .to_owned();
+    let port = bind_port(&quorum.members[0]).to_owned();
     let stranger = Daemon::start_new(
         Options::keyless()
             .conf("cosignerbind=/ip4/127.0.0.1/tcp/0")
@@ -280,9 +305,45 @@ fn strangers_and_nonsense_are_refused_and_lose_nothing() {
     let failure = stranger.fail("createwallet", json!(["x"]));
     assert!(failure.message.contains(me.as_str()), "{failure}");
     assert_eq!(quorum.online(0), 2);
+    other_network_is_refused(&mut quorum);
     quorum.create_wallet("good");
     let wallet = quorum.wallet(0, "good");
     let bad_address = wallet.fail("sendtoaddress", json!(["bc1qw508d6qejxtdg4y5r3zarvary0c5xw7kv8f3t4", 1]));
     assert_eq!(bad_address.code, -5, "{bad_address}");
     assert_eq!(wallet.fail("signrawtransactionwithwallet", json!(["zz"])).code, -22);
+}
+
+/// Member 2 comes back with its identity, on signet: it is refused, and welcome again on regtest.
+fn other_network_is_refused(quorum: &mut Quorum) {
+    quorum.members[2].stop();
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("signet/indexes/keyless");
+    std::fs::create_dir_all(&keys).unwrap();
+    std::fs::copy(quorum.members[2].net_dir().join("indexes/keyless/identity"), keys.join("identity")).unwrap();
+    let port = bind_port(&quorum.members[0]);
+    let mut elsewhere = Command::new(built("keylessd"))
+        .args(["-signet", "-connect=0", "-listen=0", "-server=0", "-cosignerdiscovery=static"])
+        .arg(format!("-datadir={}", folder.path().display()))
+        .arg("-cosignerbind=/ip4/127.0.0.1/tcp/0")
+        .arg(format!("-cosigner={}@/ip4/127.0.0.1/tcp/{port}", quorum.peer_ids[0]))
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let log = || std::fs::read_to_string(folder.path().join("signet/debug.log")).unwrap_or_default();
+    until_true("both sides say why", DEADLINE, || {
+        quorum.members[0].log().contains("other network: signet vs regtest")
+            && log().contains("other network: regtest vs signet")
+    });
+    assert_eq!(quorum.online(0), 1);
+    elsewhere.kill().unwrap();
+    elsewhere.wait().unwrap();
+    quorum.members[2].start();
+    quorum.wait_connected(0);
+    quorum.wait_connected(2);
+}
+
+/// The port on which a member listens for co-signers.
+fn bind_port(member: &Daemon) -> &str {
+    let lines = &member.options.conf;
+    lines.iter().find_map(|line| line.strip_prefix("cosignerbind=/ip4/127.0.0.1/tcp/")).unwrap()
 }
