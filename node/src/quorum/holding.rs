@@ -330,6 +330,15 @@ impl Holding {
         if held.encrypted { Ok(held.key.clone()) } else { Ok(Some(SealKey::load(&self.seal_key)?)) }
     }
 
+    /// Erases every share of this member from the disk and from memory.
+    pub fn erase(&self) -> Result<(), HoldingError> {
+        self.store.erase_all()?;
+        let mut held = self.held();
+        held.open = None;
+        held.key = None;
+        Ok(())
+    }
+
     pub(super) fn store(&self) -> &ShareStore {
         &self.store
     }

@@ -122,7 +122,7 @@ fn attempt(core: &Arc<Core>, holding: &Arc<Holding>, request: &Request) -> Resul
     let (ready, missing) = probe(core, &everyone)?;
     let proposal = plan(core, holding, request, &ready, missing)?;
     let topic = core.fresh_topic(old.wallet, old.epoch);
-    let params = params_of(&topic, &proposal).map_err(|refusal| failed(refusal))?;
+    let params = params_of(&topic, &proposal).map_err(failed)?;
     let mut info = core.session_info(&topic, SessionKind::Redeal, core.me());
     let participants = params.participants();
     info.signers.clone_from(&participants);
@@ -209,6 +209,7 @@ fn plan(
             continue;
         }
         let row = status.wallets.iter().find(|row| row.wallet == old.wallet);
+        epoch = epoch.max(row.and_then(|row| row.promised).map_or(0, |epoch| epoch.0));
         let holds = old.roster.index_of(member).is_some_and(|party| !old.absent.contains(&party));
         match row {
             Some(row) if row.epoch > old.epoch => {
@@ -220,7 +221,6 @@ fn plan(
             }
             Some(row) if row.epoch == old.epoch && holds => {
                 dealers.insert(*member);
-                epoch = epoch.max(row.promised.map_or(0, |epoch| epoch.0));
             }
             // It has lost its share or slept through an epoch: a share for it is a repair, and needs consent.
             _ if old.roster.index_of(member).is_some() && !repairs(core, request, member) => {

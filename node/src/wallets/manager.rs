@@ -15,7 +15,7 @@ use bitcoin::Network;
 use keyless_p2p::cosigners::{self, Carrier, PeerId, fingerprint, public_key_of};
 use keyless_rpc::error::{RpcError, code};
 use keyless_rpc::wallet::backend::{
-    Cosigner, CosignerInfo, CreateWallet, Loaded as LoadedName, QuorumSpec, Redealt, Result, WalletHandle,
+    BackupCheck, Cosigner, CosignerInfo, CreateWallet, Loaded as LoadedName, QuorumSpec, Redealt, Result, WalletHandle,
     WalletOnDisk, Wallets,
 };
 use tss_wallet::wallet::{Kind, Wallet, WalletOptions as LedgerOptions, WalletParams};
@@ -48,7 +48,7 @@ pub enum StartError {
 
 /// All wallets of this node. Held by `Arc`.
 pub struct WalletManager {
-    options: Arc<WalletOptions>,
+    pub(super) options: Arc<WalletOptions>,
     chain: Arc<dyn ChainView>,
     runtime: tokio::runtime::Handle,
     feed: ChainFeed,
@@ -608,7 +608,7 @@ impl WalletManager {
         Ok(invitation)
     }
 
-    fn set_startup(&self, name: &str, load: Option<bool>, warnings: &mut Vec<String>) {
+    pub(super) fn set_startup(&self, name: &str, load: Option<bool>, warnings: &mut Vec<String>) {
         let Some(load) = load else { return };
         if !self.chain.set_load_on_startup(name, load) {
             warnings.push(if load {
@@ -621,7 +621,7 @@ impl WalletManager {
         }
     }
 
-    fn unload_now(&self, name: &str) -> Result<()> {
+    pub(super) fn unload_now(&self, name: &str) -> Result<()> {
         let _busy = self.reserve(name)?;
         let wallet = {
             let _applying = locked(&self.applying);
@@ -800,6 +800,16 @@ impl Wallets for WalletManager {
     async fn repair_share(&self, name: &str) -> Result<Redealt> {
         let (this, name) = (self.arc()?, name.to_owned());
         blocking(move || this.repair(&name)).await
+    }
+
+    async fn verify_backup(&self, file: &Path, passphrase: Option<&str>) -> Result<BackupCheck> {
+        let (this, file, passphrase) = (self.arc()?, file.to_owned(), passphrase.map(str::to_owned));
+        blocking(move || this.check_backup(&file, passphrase.as_deref())).await
+    }
+
+    async fn delete_share(&self, name: &str, force: bool) -> Result<()> {
+        let (this, name) = (self.arc()?, name.to_owned());
+        blocking(move || this.delete_now(&name, force)).await
     }
 
     fn cosigner_info(&self) -> Result<CosignerInfo> {

@@ -282,3 +282,47 @@ async fn embedded_cosigners_refresh_and_change_their_threshold_and_open_again() 
     chain.mine(&address.script_pubkey());
     node.manager.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_deletes_its_share_leaves_a_quorum_that_goes_on() {
+    let cluster = Cluster::new(3);
+    cluster.nodes[0].create("w").await.unwrap();
+    fund(&cluster.chain, &cluster.nodes[0].wallet("w")).await;
+    let dir = cluster.nodes[2].options.wallets_dir.join("w");
+    cluster.nodes[2].manager.delete_share("w", false).await.unwrap();
+    assert!(!dir.exists() && cluster.nodes[2].manager.list().is_empty());
+    wait_for("two are left", async || epoch(&cluster.nodes[0]).await == 1).await;
+    send(&cluster.nodes[0].wallet("w"), ONE).await.unwrap();
+    // Two of two cannot go on with one.
+    let error = cluster.nodes[1].manager.delete_share("w", false).await.unwrap_err();
+    assert_eq!(error.code, -8);
+    assert!(error.message.contains("at least 2 members"), "{error}");
+    cluster.nodes[1].manager.delete_share("w", true).await.unwrap();
+    assert!(send(&cluster.nodes[0].wallet("w"), ONE).await.is_err());
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_is_proven_without_restoring_it_and_an_old_one_is_told_from_a_good_one() {
+    let cluster = Cluster::new(3);
+    cluster.nodes[0].create("w").await.unwrap();
+    let file = cluster.nodes[0].dir.path().join("w.backup");
+    let wallet = cluster.nodes[0].wallet("w");
+    wallet.backup(&file).await.unwrap();
+    let check = cluster.nodes[0].manager.verify_backup(&file, None).await.unwrap();
+    assert_eq!((check.reason.as_deref(), check.epoch, check.wallet.as_deref()), (None, Some(0), Some("w")));
+    let other = cluster.nodes[1].manager.verify_backup(&file, None).await.unwrap();
+    assert!(other.reason.is_some());
+    wallet.refresh_shares().await.unwrap();
+    let old = cluster.nodes[0].manager.verify_backup(&file, None).await.unwrap();
+    assert!(old.reason.unwrap().contains("it is of epoch 0, and the quorum is in epoch 1"));
+    let mut bytes = std::fs::read(&file).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let flipped = cluster.nodes[0].manager.verify_backup(&file, None).await.unwrap();
+    assert!(flipped.reason.unwrap().contains("damaged"));
+    let left: Vec<_> = std::fs::read_dir(&cluster.nodes[0].options.keyless_dir).unwrap().flatten().collect();
+    assert!(left.iter().all(|entry| !entry.file_name().to_string_lossy().starts_with("verify-")));
+    cluster.shutdown().await;
+}

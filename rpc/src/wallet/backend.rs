@@ -110,6 +110,16 @@ pub struct Redealt {
     pub milliseconds: u64,
 }
 
+/// `verifysharebackup`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BackupCheck {
+    pub wallet: Option<String>,
+    pub peerid: Option<String>,
+    pub epoch: Option<u64>,
+    /// Why it would not restore; `None` for a good one.
+    pub reason: Option<String>,
+}
+
 #[async_trait]
 pub trait Wallets: Send + Sync {
     /// The network whose addresses are taken and given.
@@ -128,6 +138,11 @@ pub trait Wallets: Send + Sync {
     fn get(&self, name: &str) -> Option<Arc<dyn WalletHandle>>;
     /// This member's share of a wallet, dealt anew by the others. The wallet is loaded afterwards.
     async fn repair_share(&self, name: &str) -> Result<Redealt>;
+    /// Opens a backup of this member's share and puts nothing in force. −8 where there is no such file.
+    async fn verify_backup(&self, file: &Path, passphrase: Option<&str>) -> Result<BackupCheck>;
+    /// Leaves the quorum of a wallet and erases this member's share of it, with the wallet's directory; forced, it only
+    /// erases. −8 where the others are too few.
+    async fn delete_share(&self, name: &str, force: bool) -> Result<()>;
     fn cosigner_info(&self) -> Result<CosignerInfo>;
     async fn cosigners(&self) -> Result<Vec<Cosigner>>;
 }

@@ -2,8 +2,11 @@
 //!
 //! Owns their rows of the table too. None of them shows a share, and none changes an address.
 
+use std::path::Path;
+
 use crate::args::{self, Args};
 use crate::backend::Ctx;
+use crate::error::RpcError;
 use crate::json::Value;
 use crate::local;
 use crate::table::{Arg, Kind, Method, RpcResult};
@@ -53,6 +56,27 @@ pub(super) const METHODS: &[Method] = &[
         "Ends a suspension. Returns {\"peerid\":str,\"suspended\":false}.",
         local!(resumecosigner),
     ),
+    Method::ours(
+        "deleteshare",
+        &[
+            Arg::req("wallet", Kind::Str).text(),
+            Arg::req("confirmation", Kind::Str).text(),
+            Arg::opt("force", Kind::Bool),
+        ],
+        "Leaves the quorum of a wallet and erases this member's share of it. The name is given twice.\n\
+         The others deal their shares again without this member first; with force the share is only erased, and the \
+         others lose one of their number.\n\
+         Returns {\"wallet\":str,\"erased\":true}.",
+        local!(deleteshare),
+    ),
+    Method::ours(
+        "verifysharebackup",
+        &[Arg::req("file", Kind::Str).text(), Arg::opt("passphrase", Kind::Str).text()],
+        "Opens a backup of this member's share without restoring it.\n\
+         Returns {\"valid\":bool,\"wallet\":str,\"peerid\":str,\"epoch\":n,\"reason\":str}, reason only where it is not \
+         valid.",
+        local!(verifysharebackup),
+    ),
 ];
 
 /// `1.250` from 1,250 milliseconds.
@@ -94,4 +118,20 @@ async fn resumecosigner(ctx: Ctx, args: Args) -> RpcResult {
     let wallet = select::wallet(&ctx)?;
     wallet.suspend(args.str(0)?, None).await?;
     Ok(Value::obj().with("peerid", args.str(0)?).with("suspended", false))
+}
+
+async fn deleteshare(ctx: Ctx, args: Args) -> RpcResult {
+    let name = args.str(0)?;
+    if args.str(1)? != name {
+        return Err(RpcError::invalid_parameter("The name of the wallet must be given twice, to confirm the deletion"));
+    }
+    ctx.wallets()?.delete_share(name, args.opt_bool(2)?.unwrap_or(false)).await?;
+    Ok(Value::obj().with("wallet", name).with("erased", true))
+}
+
+async fn verifysharebackup(ctx: Ctx, args: Args) -> RpcResult {
+    let check = ctx.wallets()?.verify_backup(Path::new(args.str(0)?), args.opt_str(1)?).await?;
+    let out = Value::obj().with("valid", check.reason.is_none()).with_opt("wallet", check.wallet);
+    let out = out.with_opt("peerid", check.peerid).with_opt("epoch", check.epoch);
+    Ok(out.with_opt("reason", check.reason))
 }

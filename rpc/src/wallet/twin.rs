@@ -379,6 +379,15 @@ impl Wallets for TwinWallets {
         Ok(Redealt { epoch: 3, milliseconds: 7, helpers, ..Redealt::default() })
     }
 
+    async fn verify_backup(&self, _file: &Path, passphrase: Option<&str>) -> Result<BackupCheck> {
+        let reason = passphrase.is_none().then(|| "a passphrase is needed".to_owned());
+        Ok(BackupCheck { wallet: Some("w".to_owned()), peerid: None, epoch: Some(2), reason })
+    }
+
+    async fn delete_share(&self, _name: &str, _force: bool) -> Result<()> {
+        Ok(())
+    }
+
     fn cosigner_info(&self) -> Result<CosignerInfo> {
         Ok(CosignerInfo { peerid: "12D3KooW".to_owned(), protocol_version: 1, ..CosignerInfo::default() })
     }

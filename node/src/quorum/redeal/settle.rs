@@ -19,7 +19,7 @@ use super::super::peer_name;
 use super::super::refusal::Refusal;
 use super::super::sessions::SessionKind;
 use super::super::wire::{Message, NO_WALLET, RedealKind, Topic};
-use super::{Done, Request, decode_keys, encode_keys, run};
+use super::{Done, Request, decode_keys, encode_keys, guard_name, run};
 
 const ANSWER: Duration = Duration::from_millis(1_000);
 /// How long the member that lost its share waits for the one that coordinates its repair.
@@ -61,6 +61,8 @@ pub(super) fn settle(core: &Arc<Core>, holding: &Arc<Holding>) {
     if promised.is_empty() && previous.is_none() {
         return;
     }
+    // A ceremony under way settles its own end.
+    let Some(_one_at_a_time) = core.reserve(&guard_name(holding.public())) else { return };
     let everyone: BTreeSet<MemberId> = promised
         .iter()
         .chain(previous.iter())

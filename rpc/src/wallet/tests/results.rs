@@ -380,6 +380,11 @@ fn shares_dealt_again_are_told_with_who_was_away() {
     );
     assert_eq!(ask("repairshare", "[\"w\"]").compact(), "{\"epoch\":3,\"helpers\":[\"12D3KooW\"],\"seconds\":0.007}");
     assert_eq!(ask("suspendcosigner", "[\"a\"]").compact(), "{\"peerid\":\"a\",\"suspended\":true}");
+    assert_eq!(ask("deleteshare", "[\"w\",\"w\"]").compact(), "{\"wallet\":\"w\",\"erased\":true}");
+    assert_eq!(
+        ask("verifysharebackup", "[\"f\"]").compact(),
+        "{\"valid\":false,\"wallet\":\"w\",\"epoch\":2,\"reason\":\"a passphrase is needed\"}"
+    );
     assert_eq!(ask("resumecosigner", "[\"a\"]").compact(), "{\"peerid\":\"a\",\"suspended\":false}");
 }
 

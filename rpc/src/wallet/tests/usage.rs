@@ -91,7 +91,9 @@ fn what_is_ours_is_marked_so() {
             "resharequorum",
             "repairshare",
             "suspendcosigner",
-            "resumecosigner"
+            "resumecosigner",
+            "deleteshare",
+            "verifysharebackup"
         ]
     );
     for (name, argument) in
