@@ -30,7 +30,7 @@ pub(super) enum BackupError {
     Io { path: PathBuf, error: std::io::Error },
     #[error(transparent)]
     Store(#[from] tss_wallet::store::StoreError),
-    #[error("the file is not a copy of a wallet, or it is damaged")]
+    #[error("Data is not in recognized format.")]
     Damaged,
 }
 
@@ -86,7 +86,8 @@ impl Loaded {
         let mut file =
             options.write(true).create(true).truncate(true).mode(0o600).open(destination).map_err(io(destination))?;
         let digest = sha256::Hash::hash(&body);
-        let written = [MAGIC.as_slice(), digest.as_byte_array(), &body].iter().try_for_each(|part| file.write_all(part));
+        let written =
+            [MAGIC.as_slice(), digest.as_byte_array(), &body].iter().try_for_each(|part| file.write_all(part));
         written.and_then(|()| file.sync_all()).map_err(io(destination))
     }
 }

@@ -503,7 +503,7 @@ impl WalletManager {
         let there = dir.exists();
         let restored = {
             let _busy = self.reserve(name)?;
-            backup::unpack(file, &dir)
+            backup::unpack(file, &dir).map_err(|error| error.to_string()).and_then(|()| self.take_up(name, &dir))
         };
         let loaded = match restored {
             Ok(()) => self.load_now(name),
@@ -522,6 +522,20 @@ impl WalletManager {
             }
         }
         loaded
+    }
+
+    /// Lets this node's co-signer open a share that was restored. It holds one share of a wallet.
+    fn take_up(&self, name: &str, dir: &Path) -> std::result::Result<(), String> {
+        let Some(core) = self.core.get().filter(|_| !is_plain(dir) && !dir.join("identity").is_file()) else {
+            return Ok(());
+        };
+        let db = Arc::new(WalletDb::open(&dir.join("db")).map_err(|error| error.to_string())?);
+        let wallet = holding::wallet_of(&db, core.me()).map_err(|error| error.to_string())?;
+        drop(db);
+        if core.holding(&wallet).is_some() {
+            return Err("This node holds the share of this wallet already.".to_owned());
+        }
+        keygen::open_one(core, name, dir).map_err(|error| error.to_string())
     }
 
     fn check_request(&self, request: &CreateWallet) -> Result<()> {

@@ -4,6 +4,7 @@
 //! mempool says. A payment with a name of its own (`idempotency_key`) is made once: a retry either finds it, or spends
 //! a coin of the earlier attempt, so that both can never confirm.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
 use bitcoin::absolute::LockTime;
@@ -21,6 +22,8 @@ use tss_wallet::wallet::spend::{ChangeSpec, Draft, PresetInput, Recipient, Spend
 use super::fees::{self, Chosen};
 use super::loaded::{Keys, Loaded, Quorum, storage_error};
 
+/// Unconfirmed transactions in a row at most: Core's `-limitancestorcount`.
+const MAX_CHAIN: u64 = 25;
 /// A tip older than this gives no lock time against fee sniping.
 const MAX_TIP_AGE_S: u64 = 8 * 60 * 60;
 /// Unconfirmed transactions go to the peers again after so long, and up to so much more.
@@ -96,8 +99,20 @@ impl Loaded {
             version: request.version,
             avoid_reuse: request.avoid_reuse.unwrap_or(wallet_flag),
             avoid_partial_spends: options.avoid_partial_spends,
+            full_chains: self.full_chains(),
         };
         Ok((params, chosen))
+    }
+
+    /// Unconfirmed transactions of ours that nothing can follow in the mempool.
+    fn full_chains(&self) -> HashSet<Txid> {
+        let unconfirmed: HashSet<Txid> = {
+            let wallet = self.wallet();
+            let coins = wallet.ledger().open_coins().filter(|(_, record)| record.in_mempool());
+            coins.map(|(outpoint, _)| outpoint.txid).collect()
+        };
+        let full = |txid: &Txid| self.chain.mempool_ancestry(txid).is_some_and(|found| found.count >= MAX_CHAIN);
+        unconfirmed.into_iter().filter(full).collect()
     }
 
     /// The tip's height, if the chain is current.

@@ -172,7 +172,7 @@ fn flags(settings: &WalletSettings) -> Value {
     let known = [
         ("avoid_reuse", settings.avoid_reuse),
         // All keys come from account keys by unhardened steps, so the cache that Core means is always complete.
-        ("last_hardened_xpub_cached", !settings.blank),
+        ("last_hardened_xpub_cached", settings.private_keys_enabled && !settings.blank),
         ("disable_private_keys", !settings.private_keys_enabled),
         ("blank", settings.blank),
         ("descriptor_wallet", true),

@@ -78,6 +78,9 @@ impl Wallet {
 
     /// Addresses ready to be handed out, over the four address types.
     pub fn keypool_size(&self, branch: Branch) -> u32 {
+        if self.keys.is_watching() {
+            return self.imported_ahead(branch.is_change());
+        }
         AddressType::ALL.into_iter().map(|kind| self.pool.available(ChainId::new(kind, branch))).sum()
     }
 

@@ -143,6 +143,13 @@ impl Wallet {
         !self.keys.is_watching() || self.keys.active_import(kind, change).is_some()
     }
 
+    /// Scripts of active descriptors that are watched and not handed out.
+    pub(super) fn imported_ahead(&self, change: bool) -> u32 {
+        let active = self.keys.imported().iter().map(Imported::stored);
+        let active = active.filter(|stored| stored.active.is_some_and(|(_, of_change)| of_change == change));
+        active.map(|stored| stored.end.saturating_sub(stored.next_index)).sum()
+    }
+
     /// The script that [`Wallet::take_imported`] would hand out.
     pub(super) fn peek_imported(&self, kind: AddressType, change: bool) -> Option<ScriptBuf> {
         let imported = self.keys.imported().get(self.keys.active_import(kind, change)?)?;

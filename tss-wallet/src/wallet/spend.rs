@@ -221,6 +221,9 @@ impl Wallet {
             .filter(|coin| coin.spending.is_some())
             .filter(|coin| !params.inputs.iter().any(|preset| preset.outpoint == coin.outpoint))
             .collect();
+        let (too_deep, coins): (Vec<Coin>, Vec<Coin>) =
+            coins.into_iter().partition(|coin| coin.depth == 0 && params.full_chains.contains(&coin.outpoint.txid));
+        let discarded: i64 = too_deep.iter().map(|coin| sats(coin.output.value)).sum();
         let together = params.avoid_partial_spends || (params.avoid_reuse && self.meta.avoid_reuse);
         let groups = group_coins(&coins, params, together);
         let preset_weight: u64 = chosen.iter().map(|(_, input)| input.weight).sum();
@@ -233,6 +236,8 @@ impl Wallet {
                 let worth = preset_worth + groups.iter().map(|group| group.value - group.fee).sum::<i64>();
                 if !aim.subtract_fee && total >= recipients_sum && worth < aim.target {
                     SpendError::FeeExceedsBalance(amount(aim.target - recipients_sum))
+                } else if discarded > 0 && worth + discarded >= aim.target {
+                    SpendError::ChainTooLong
                 } else {
                     SpendError::InsufficientFunds
                 }
@@ -352,6 +357,7 @@ fn check_recipients(params: &SpendParams) -> Result<(Amount, i64), SpendError> {
 fn group_coins(coins: &[Coin], params: &SpendParams, together: bool) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     let mut open: BTreeMap<&ScriptBuf, usize> = BTreeMap::new();
+    let mut count: BTreeMap<&ScriptBuf, usize> = BTreeMap::new();
     for coin in coins {
         let Some(spending) = coin.spending else { continue };
         let weight = spending.weight;
@@ -384,7 +390,16 @@ fn group_coins(coins: &[Coin], params: &SpendParams, together: bool) -> Vec<Grou
             depth_own: coin.depth,
             depth_others,
             safe: coin.safe,
+            partial: false,
         });
+        if together {
+            *count.entry(&coin.output.script_pubkey).or_insert(0) += 1;
+        }
+    }
+    for (_, place) in open.iter().filter(|(script, _)| count.get(*script).is_some_and(|count| *count > 1)) {
+        if let Some(group) = groups.get_mut(*place) {
+            group.partial = true;
+        }
     }
     groups
 }

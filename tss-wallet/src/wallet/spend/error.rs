@@ -37,6 +37,11 @@ pub enum SpendError {
     #[error("Insufficient funds")]
     InsufficientFunds,
     #[error(
+        "Unconfirmed UTXOs are available, but spending them creates a chain of transactions that will be rejected by the \
+         mempool"
+    )]
+    ChainTooLong,
+    #[error(
         "The inputs size exceeds the maximum weight. Please try sending a smaller amount or manually consolidating your \
          wallet's UTXOs"
     )]

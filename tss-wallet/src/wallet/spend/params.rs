@@ -1,7 +1,9 @@
 //! What a payment is asked to be, and what it became.
 
+use std::collections::HashSet;
+
 use bitcoin::absolute::LockTime;
-use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxOut, Weight};
+use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxOut, Txid, Weight};
 
 use super::fees::FeeRate;
 use crate::wallet::addresses::Reserved;
@@ -68,6 +70,8 @@ pub struct SpendParams {
     /// Leave out coins on scripts that were spent from, and spend coins of one script together.
     pub avoid_reuse: bool,
     pub avoid_partial_spends: bool,
+    /// Unconfirmed transactions that have as many ancestors as the mempool takes: their coins wait.
+    pub full_chains: HashSet<Txid>,
 }
 
 impl Default for SpendParams {
@@ -93,6 +97,7 @@ impl Default for SpendParams {
             version: 2,
             avoid_reuse: true,
             avoid_partial_spends: false,
+            full_chains: HashSet::new(),
         }
     }
 }

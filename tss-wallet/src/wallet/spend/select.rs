@@ -34,6 +34,8 @@ pub(super) struct Group {
     pub depth_own: u32,
     pub depth_others: u32,
     pub safe: bool,
+    /// The rest of a script's coins beside groups that are full: spent last.
+    pub partial: bool,
 }
 
 /// What a selection must reach.
@@ -90,11 +92,13 @@ pub(super) fn choose(
     include_unsafe: bool,
     rng: &mut dyn RngCore,
 ) -> Result<Vec<OutPoint>, NoSelection> {
-    let confirmed =
-        |others: u32| move |group: &&Group| group.depth_own >= 1 && group.depth_others >= others && group.safe;
-    let tiers: [(Vec<&Group>, bool); 4] = [
+    let confirmed = |others: u32| {
+        move |group: &&Group| group.depth_own >= 1 && group.depth_others >= others && group.safe && !group.partial
+    };
+    let tiers: [(Vec<&Group>, bool); 5] = [
         (groups.iter().filter(confirmed(6)).collect(), false),
         (groups.iter().filter(confirmed(1)).collect(), true),
+        (groups.iter().filter(|group| group.safe && !group.partial).collect(), true),
         (groups.iter().filter(|group| group.safe).collect(), true),
         (if include_unsafe { groups.iter().collect() } else { Vec::new() }, true),
     ];
