@@ -7,8 +7,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bitcoin::{BlockHash, Network};
 use bitcoin::hashes::Hash;
+use bitcoin::{BlockHash, Network};
 use keyless_kernel::Args;
 use keyless_p2p::cosigners::{self, Discovery, Hello, Identity, Multiaddr, parse_members};
 
@@ -57,7 +57,8 @@ pub fn identity(args: &Args) -> Result<Identity, OptionError> {
 /// Reads all options of co-signing.
 pub fn read(args: &Args, genesis: &BlockHash, height: u32) -> Result<CosignerOptions, OptionError> {
     let identity = identity(args)?;
-    let members = parse_members(&args.get_all("-cosigner"), &identity.peer_id()).map_err(|e| OptionError(e.to_string()))?;
+    let members =
+        parse_members(&args.get_all("-cosigner"), &identity.peer_id()).map_err(|e| OptionError(e.to_string()))?;
     let binds = args.get_all("-cosignerbind");
     let networked = !members.is_empty() || !binds.is_empty();
     let dev_quorum = dev_quorum(args, networked)?;

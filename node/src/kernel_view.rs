@@ -227,7 +227,8 @@ mod tests {
 
     #[test]
     fn ancestors_are_read_to_the_satoshi() {
-        let entry = r#"{"vsize":141,"ancestorcount":2,"ancestorsize":282,"fees":{"base":0.00000141,"ancestor":0.00000283}}"#;
+        let entry =
+            r#"{"vsize":141,"ancestorcount":2,"ancestorsize":282,"fees":{"base":0.00000141,"ancestor":0.00000283}}"#;
         let read = ancestry(entry).unwrap();
         assert_eq!((read.count, read.size_vbytes, read.fees), (2, 282, Amount::from_sat(283)));
     }

@@ -36,9 +36,9 @@ pub fn config(args: &Args) -> Result<Config, OptionError> {
         whitelist_default: args.is_set("-rpcwhitelistdefault").then(|| args.get_bool("-rpcwhitelistdefault", false)),
         threads: at_least_one(args, "-rpcthreads", defaults.threads),
         work_queue: at_least_one(args, "-rpcworkqueue", defaults.work_queue),
-        timeout: args.get_int("-rpcservertimeout").map_or(defaults.timeout, |secs| {
-            Duration::from_secs(u64::try_from(secs).unwrap_or(0))
-        }),
+        timeout: args
+            .get_int("-rpcservertimeout")
+            .map_or(defaults.timeout, |secs| Duration::from_secs(u64::try_from(secs).unwrap_or(0))),
     })
 }
 

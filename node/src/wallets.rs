@@ -20,11 +20,11 @@
 //! | [`lifecycle`] | shares dealt again, repaired; members suspended |
 //! | [`handle`], [`info`] | one wallet as RPC sees it; its quorum as RPC shows it |
 
+mod backup;
 pub mod chain_view;
 pub mod feed;
 mod fees;
 mod follow;
-mod backup;
 mod handle;
 mod imports;
 mod info;

@@ -15,10 +15,10 @@ use tokio::runtime::Runtime;
 use crate::bitcoin_chain::KernelChain;
 use crate::cosigner_options::CosignerOptions;
 use crate::events::Events;
+use crate::kernel_view::KernelView;
 use crate::p2p_options::OptionError;
 use crate::rpc_backend::network::{NetworkBackend, NetworkFacts};
 use crate::rpc_backend::{KernelBackend, Process};
-use crate::kernel_view::KernelView;
 use crate::wallets::{WalletManager, WalletOptions};
 use crate::{cosigner_options, p2p_options, rpc_options};
 
@@ -60,8 +60,16 @@ pub fn start(args: &Args, runtime: &Runtime) -> Result<Node, InitError> {
         default_ban_secs: args.get_int("-bantime").unwrap_or(DEFAULT_BAN_SECS),
     };
     let network_backend = Arc::new(NetworkBackend::new(kernel.clone(), facts));
-    let mut node =
-        Node { kernel, events, network: None, network_backend, wallets: None, server: None, up: false, interrupted: false };
+    let mut node = Node {
+        kernel,
+        events,
+        network: None,
+        network_backend,
+        wallets: None,
+        server: None,
+        up: false,
+        interrupted: false,
+    };
     node.up = node.bring_up(args, runtime, rpc, cosigning).is_ok();
     Ok(node)
 }

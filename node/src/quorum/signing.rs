@@ -241,8 +241,8 @@ impl Request<'_> {
         let pause = NO_PROGRESS + NO_PROGRESS_PER_ITEM * count;
         let params = SignParams { session: topic.session, signers, items, banned: holding.bans() };
         let share = holding.share().ok_or(Failure::Final(QuorumError::Locked))?;
-        let (mut session, outgoing) = SigningSession::start(share, &params, &core.fresh_seed())
-            .map_err(|error| self.fault(link, &error))?;
+        let (mut session, outgoing) =
+            SigningSession::start(share, &params, &core.fresh_seed()).map_err(|error| self.fault(link, &error))?;
         gone(core, post(link, holding, outgoing))?;
         let mut silence_ends = Instant::now() + pause;
         let mut stuck: BTreeMap<MemberId, Vec<MemberId>> = BTreeMap::new();

@@ -175,7 +175,8 @@ impl Network for NetworkBackend {
 
     async fn added_nodes(&self) -> Result<Vec<rpc::AddedNode>, RpcError> {
         let nodes = self.with(|handle| handle.added_nodes()).await?;
-        let shown = |(address, inbound): (SocketAddr, bool)| rpc::AddedConnection { address: address.to_string(), inbound };
+        let shown =
+            |(address, inbound): (SocketAddr, bool)| rpc::AddedConnection { address: address.to_string(), inbound };
         Ok(nodes.into_iter().map(|n| rpc::AddedNode { node: n.node, connected: n.connected.map(shown) }).collect())
     }
 
@@ -241,7 +242,11 @@ impl Network for NetworkBackend {
             known.iter().filter(|known| network_of(known.address.ip()) == name && known.tried == tried).count()
         };
         Ok(NETWORKS
-            .map(|name| rpc::AddressCount { network: name.to_owned(), new: count(name, false), tried: count(name, true) })
+            .map(|name| rpc::AddressCount {
+                network: name.to_owned(),
+                new: count(name, false),
+                tried: count(name, true),
+            })
             .to_vec())
     }
 

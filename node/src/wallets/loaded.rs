@@ -8,8 +8,8 @@ use std::time::Instant;
 use bitcoin::{Transaction, Txid};
 use keyless_rpc::error::RpcError;
 use keyless_rpc::wallet::backend::Scanning;
-use tss_wallet::{WalletDb, WalletId};
 use tss_wallet::wallet::Wallet;
+use tss_wallet::{WalletDb, WalletId};
 
 use super::chain_view::ChainView;
 use super::feed::ChainFeed;

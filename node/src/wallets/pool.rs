@@ -116,9 +116,8 @@ impl Loaded {
     fn take_imported(&self, kind: AddressType, change: bool, label: Option<&str>) -> Result<Address, RpcError> {
         let taken = self.wallet().take_imported(kind, change, label).map_err(storage_error)?;
         let address = taken.and_then(|script| Address::from_script(&script, self.chain.network()).ok());
-        address.ok_or_else(|| {
-            RpcError::new(code::RPC_WALLET_KEYPOOL_RAN_OUT, AddressError::NoAddresses(kind).to_string())
-        })
+        address
+            .ok_or_else(|| RpcError::new(code::RPC_WALLET_KEYPOOL_RAN_OUT, AddressError::NoAddresses(kind).to_string()))
     }
 
     /// Makes sure that a change address of a type is ready, if that can be.

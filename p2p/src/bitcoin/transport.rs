@@ -237,10 +237,12 @@ async fn encrypt(
     tracing::debug!(target: "net", "start sending v2 handshake to peer={}", input.id);
     write_all(output, &hello, &counters).await?;
     let mut key = [0; KEY_BYTES];
-    input.fill(&mut key).await?;
-    if role == Role::Responder && key.get(4..V1_PREFIX_BYTES) == Some(b"version\0\0\0\0\0") {
-        return Err(TransportError::WrongNetwork(wire::hex(&key[..4])));
+    let (prefix, rest) = key.split_at_mut(V1_PREFIX_BYTES);
+    input.fill(prefix).await?;
+    if role == Role::Responder && prefix.ends_with(b"version\0\0\0\0\0") {
+        return Err(TransportError::WrongNetwork(wire::hex(prefix.get(..4).unwrap_or_default())));
     }
+    input.fill(rest).await?;
     let handshake = handshake.receive_key(key).map_err(TransportError::Handshake)?;
     let mut version = vec![0; TERMINATOR_BYTES + PACKET_OVERHEAD];
     let mut handshake = handshake.send_version(&mut version, None).map_err(TransportError::Handshake)?;
