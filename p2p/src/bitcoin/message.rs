@@ -361,6 +361,46 @@ mod tests {
     }
 
     #[test]
+    fn mutated_payloads_are_refused_or_read_but_never_panic() {
+        use rand::{Rng, SeedableRng};
+        let mut rng = rand::rngs::StdRng::seed_from_u64(1);
+        let genesis = bitcoin::constants::genesis_block(bitcoin::Network::Regtest);
+        let gossip = Gossip { time: 5, services: ServiceFlags::NETWORK, address: "9.8.7.6:18444".parse().unwrap() };
+        let items = vec![Inventory::Block(genesis.block_hash()), Inventory::Transaction(Hash::all_zeros())];
+        let seeds = [
+            version().encode(0),
+            encode_headers(&[genesis.header; 3]),
+            encode_inventory(&items),
+            encode_addresses(&[gossip; 3], false),
+            encode_addresses(&[gossip; 3], true),
+            encode_locator(vec![genesis.block_hash(); 4], genesis.block_hash()),
+            serialize(&genesis),
+            serialize(&genesis.txdata[0]),
+        ];
+        for _ in 0..20_000 {
+            let mut bytes = seeds[rng.gen_range(0..seeds.len())].clone();
+            for _ in 0..rng.gen_range(0..4) {
+                let at = rng.gen_range(0..bytes.len());
+                bytes[at] = rng.r#gen();
+            }
+            bytes.truncate(rng.gen_range(0..=bytes.len()));
+            let _ = Version::decode(&bytes);
+            if let Ok(headers) = decode_headers(&bytes) {
+                for header in &headers {
+                    let _ = header.validate_pow(header.target());
+                }
+            }
+            let _ = decode_addresses(&bytes, false);
+            let _ = decode_addresses(&bytes, true);
+            let _ = decode::<Vec<Inventory>>(&bytes).map(|items| items.iter().map(inventory_name).count());
+            let _ = decode::<GetHeadersMessage>(&bytes);
+            let _ = block_without_witness(&bytes);
+            let _ = transaction_without_witness(&bytes);
+            let _ = block_header(&bytes);
+        }
+    }
+
+    #[test]
     fn addresses_survive_both_formats() {
         let entries = [
             Gossip { time: 5, services: ServiceFlags::NETWORK, address: "9.8.7.6:18444".parse().unwrap() },

@@ -17,7 +17,7 @@ mod report;
 mod service;
 mod transactions;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -89,6 +89,8 @@ pub(super) struct Owner {
     events_in: mpsc::Sender<SocketEvent>,
     peers: BTreeMap<PeerId, Box<Peer>>,
     next_id: PeerId,
+    /// Peers that sent something in this round: looked at once when it ends.
+    due: BTreeSet<PeerId>,
     active: bool,
     listening: Arc<Vec<SocketAddr>>,
     dials: Dials,
@@ -144,6 +146,7 @@ impl Owner {
             events_in,
             peers: BTreeMap::new(),
             next_id: 0,
+            due: BTreeSet::new(),
             listening: wiring.listening,
             downloads: Downloads::default(),
             block_sources: blocks::Sources::default(),
@@ -197,6 +200,9 @@ impl Owner {
             let Some(event) = next.take().or_else(|| self.events.try_recv().ok()) else { break };
             self.socket_event(event);
         }
+        for id in std::mem::take(&mut self.due) {
+            self.with_peer(id, |owner, peer| owner.service(peer));
+        }
         if self.last_tick.elapsed() >= TICK {
             self.tick();
         }
@@ -246,8 +252,8 @@ impl Owner {
                 peer.look_at_counters(owner.chain.now());
                 peer.count_received(&frame.command, frame.wire_bytes);
                 peer.backlog.push_back((frame, permit));
-                owner.work_off(peer)?;
-                owner.service(peer)
+                owner.due.insert(peer.id);
+                owner.work_off(peer)
             }),
             SocketEvent::Dropped { id, error, wire_bytes } => {
                 if let Some(peer) = self.peers.get_mut(&id) {

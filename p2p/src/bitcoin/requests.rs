@@ -19,6 +19,8 @@ const TXID_RELAY_DELAY: Duration = Duration::from_secs(2);
 const NONPREF_PEER_DELAY: Duration = Duration::from_secs(2);
 const OVERLOADED_PEER_DELAY: Duration = Duration::from_secs(2);
 const EXPIRY: Duration = Duration::from_secs(60);
+/// How soon another peer's turn is looked at again.
+const RECHECK: Duration = Duration::from_millis(500);
 
 /// What matters about the announcing peer.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +43,8 @@ enum State {
 struct Announcement {
     tx: TxRef,
     peer: PeerId,
+    /// Its place among the peer's announcements.
+    place: u64,
     preferred: bool,
     from: Duration,
     state: State,
@@ -57,23 +61,30 @@ pub(crate) fn key(tx: &TxRef) -> Key {
 }
 
 #[derive(Debug, Default)]
+struct PeerTxs {
+    /// In order of announcement.
+    keys: BTreeMap<u64, Key>,
+    in_flight: usize,
+    /// Nothing can be due before.
+    look_at: Duration,
+}
+
+#[derive(Debug, Default)]
 pub(crate) struct Requests {
     by_tx: HashMap<Key, Vec<Announcement>>,
-    /// In order of announcement.
-    by_peer: HashMap<PeerId, BTreeMap<u64, Key>>,
-    next: u64,
+    by_peer: HashMap<PeerId, PeerTxs>,
+    next_place: u64,
 }
 
 impl Requests {
     /// Notes that a peer has a transaction we lack. `wtxid_peers`: some peer speaks wtxid relay, so txids can wait.
     pub(crate) fn announced(&mut self, who: Announcer, tx: TxRef, now: Duration, wtxid_peers: bool) {
         let known = self.by_peer.entry(who.peer).or_default();
+        if !who.unlimited && known.keys.len() >= MAX_ANNOUNCEMENTS {
+            return;
+        }
         let announcements = self.by_tx.entry(key(&tx)).or_default();
-        let full = !who.unlimited && known.len() >= MAX_ANNOUNCEMENTS;
-        if full || announcements.iter().any(|a| a.peer == who.peer) {
-            if announcements.is_empty() {
-                self.by_tx.remove(&key(&tx));
-            }
+        if announcements.iter().any(|a| a.peer == who.peer) {
             return;
         }
         let mut delay = Duration::ZERO;
@@ -83,66 +94,86 @@ impl Requests {
         if matches!(tx, TxRef::Txid(_)) && wtxid_peers {
             delay += TXID_RELAY_DELAY;
         }
-        known.insert(self.next, key(&tx));
-        self.next += 1;
-        let in_flight = !who.unlimited && self.in_flight(who.peer) >= MAX_IN_FLIGHT;
-        if in_flight {
+        if !who.unlimited && known.in_flight >= MAX_IN_FLIGHT {
             delay += OVERLOADED_PEER_DELAY;
         }
-        if let Some(announcements) = self.by_tx.get_mut(&key(&tx)) {
-            announcements.push(Announcement {
-                tx,
-                peer: who.peer,
-                preferred: who.preferred,
-                from: now + delay,
-                state: State::Candidate,
-            });
-        }
-    }
-
-    fn in_flight(&self, peer: PeerId) -> usize {
-        let Some(keys) = self.by_peer.get(&peer) else { return 0 };
-        let requested = |key: &&Key| {
-            self.by_tx
-                .get(*key)
-                .is_some_and(|all| all.iter().any(|a| a.peer == peer && matches!(a.state, State::Requested { .. })))
-        };
-        keys.values().filter(requested).count()
+        let from = now + delay;
+        let place = self.next_place;
+        self.next_place += 1;
+        known.keys.insert(place, key(&tx));
+        known.look_at = known.look_at.min(from);
+        let (peer, preferred) = (who.peer, who.preferred);
+        announcements.push(Announcement { tx, peer, place, preferred, from, state: State::Candidate });
     }
 
     /// What to ask from `peer` now. Each is marked as asked.
     pub(crate) fn due(&mut self, peer: PeerId, now: Duration) -> Vec<TxRef> {
-        let Some(keys) = self.by_peer.get(&peer) else { return Vec::new() };
-        if keys.is_empty() {
+        let Some(known) = self.by_peer.get_mut(&peer) else { return Vec::new() };
+        if known.keys.is_empty() || now < known.look_at {
             return Vec::new();
         }
-        let keys: Vec<Key> = keys.values().copied().collect();
+        known.look_at = Duration::MAX;
+        let keys: Vec<Key> = known.keys.values().copied().collect();
         let mut due = Vec::new();
         for key in keys {
+            self.expire(key, now);
             let Some(announcements) = self.by_tx.get_mut(&key) else { continue };
-            expire(announcements, now);
-            let busy = announcements.iter().any(|a| matches!(a.state, State::Requested { .. }));
-            if busy || best(announcements, now) != Some(peer) {
-                self.drop_if_done(key);
-                continue;
+            let mut look_at = now + RECHECK;
+            let busy = announcements.iter().find_map(|a| match a.state {
+                State::Requested { expires } => Some(expires),
+                _ => None,
+            });
+            match (busy, best(announcements, now)) {
+                (Some(expires), _) => look_at = expires,
+                (None, Some(chosen)) if chosen == peer => {
+                    if let Some(own) = announcements.iter_mut().find(|a| a.peer == peer) {
+                        look_at = now + EXPIRY;
+                        own.state = State::Requested { expires: look_at };
+                        due.push(own.tx);
+                    }
+                }
+                _ => {}
             }
-            if let Some(chosen) = announcements.iter_mut().find(|a| a.peer == peer) {
-                chosen.state = State::Requested { expires: now + EXPIRY };
-                due.push(chosen.tx);
+            if let Some(known) = self.by_peer.get_mut(&peer) {
+                known.look_at = known.look_at.min(look_at);
             }
+        }
+        if let Some(known) = self.by_peer.get_mut(&peer) {
+            known.in_flight += due.len();
         }
         due
     }
 
+    /// Ends requests that ran out.
+    fn expire(&mut self, key: Key, now: Duration) {
+        let Some(announcements) = self.by_tx.get(&key) else { return };
+        let over = |a: &&Announcement| matches!(a.state, State::Requested { expires } if expires <= now);
+        let late: Vec<PeerId> = announcements.iter().filter(over).map(|a| a.peer).collect();
+        for peer in late {
+            self.complete(peer, key);
+        }
+    }
+
     /// The peer answered, one way or the other.
     pub(crate) fn answered(&mut self, peer: PeerId, tx: &TxRef) {
-        let key = key(tx);
-        if let Some(announcements) = self.by_tx.get_mut(&key) {
-            for announcement in announcements.iter_mut().filter(|a| a.peer == peer) {
+        self.complete(peer, key(tx));
+    }
+
+    fn complete(&mut self, peer: PeerId, key: Key) {
+        let Some(announcements) = self.by_tx.get_mut(&key) else { return };
+        for announcement in announcements.iter_mut() {
+            let Some(known) = self.by_peer.get_mut(&announcement.peer) else { continue };
+            known.look_at = Duration::ZERO;
+            if announcement.peer == peer {
+                if matches!(announcement.state, State::Requested { .. }) {
+                    known.in_flight = known.in_flight.saturating_sub(1);
+                }
                 announcement.state = State::Completed;
             }
         }
-        self.drop_if_done(key);
+        if announcements.iter().all(|a| a.state == State::Completed) {
+            self.forget_key(key);
+        }
     }
 
     /// Nobody needs to be asked for it any more.
@@ -151,39 +182,29 @@ impl Requests {
     }
 
     fn forget_key(&mut self, key: Key) {
-        let Some(announcements) = self.by_tx.remove(&key) else { return };
-        for announcement in announcements {
-            if let Some(keys) = self.by_peer.get_mut(&announcement.peer) {
-                keys.retain(|_, other| *other != key);
+        for announcement in self.by_tx.remove(&key).unwrap_or_default() {
+            if let Some(known) = self.by_peer.get_mut(&announcement.peer) {
+                known.keys.remove(&announcement.place);
+                if matches!(announcement.state, State::Requested { .. }) {
+                    known.in_flight = known.in_flight.saturating_sub(1);
+                }
             }
-        }
-    }
-
-    fn drop_if_done(&mut self, key: Key) {
-        let done = self.by_tx.get(&key).is_some_and(|all| all.iter().all(|a| a.state == State::Completed));
-        if done {
-            self.forget_key(key);
         }
     }
 
     pub(crate) fn forget_peer(&mut self, peer: PeerId) {
-        let Some(keys) = self.by_peer.remove(&peer) else { return };
-        for key in keys.into_values() {
-            if let Some(announcements) = self.by_tx.get_mut(&key) {
-                announcements.retain(|a| a.peer != peer);
-                if announcements.is_empty() {
-                    self.by_tx.remove(&key);
+        let Some(known) = self.by_peer.remove(&peer) else { return };
+        for key in known.keys.into_values() {
+            let Some(announcements) = self.by_tx.get_mut(&key) else { continue };
+            announcements.retain(|a| a.peer != peer);
+            for other in announcements.iter() {
+                if let Some(known) = self.by_peer.get_mut(&other.peer) {
+                    known.look_at = Duration::ZERO;
                 }
             }
-            self.drop_if_done(key);
-        }
-    }
-}
-
-fn expire(announcements: &mut [Announcement], now: Duration) {
-    for announcement in announcements {
-        if matches!(announcement.state, State::Requested { expires } if expires <= now) {
-            announcement.state = State::Completed;
+            if announcements.iter().all(|a| a.state == State::Completed) {
+                self.forget_key(key);
+            }
         }
     }
 }
@@ -232,7 +253,7 @@ mod tests {
         assert_eq!(requests.due(2, T(0)), [tx(1)]);
         requests.answered(2, &tx(1));
         assert!(requests.by_tx.is_empty());
-        assert!(requests.by_peer.values().all(BTreeMap::is_empty));
+        assert!(requests.by_peer.values().all(|known| known.keys.is_empty() && known.in_flight == 0));
     }
 
     #[test]

@@ -85,7 +85,10 @@ impl Owner {
         let hash = header.block_hash();
         tracing::debug!(target: "net", "received block {hash} peer={}", peer.id);
         let parent = self.chain.header(&header.prev_blockhash);
-        let enough_work = parent.as_ref().is_some_and(|info| info.chain_work + header.work() >= self.anti_dos_work());
+        // Work is claimed by the target; without the proof it counts for nothing.
+        let proven = header.validate_pow(header.target()).is_ok();
+        let enough_work =
+            proven && parent.as_ref().is_some_and(|info| info.chain_work + header.work() >= self.anti_dos_work());
         let now = self.chain.now();
         let requested = self.downloads.is_requested(&hash);
         self.downloads.received(&hash, Some(peer.id), now);
