@@ -151,8 +151,8 @@ void Decode(kl_in in, T&& value, const char* what)
     SpanReader reader{View(in)};
     try {
         reader >> value;
-    } catch (const std::exception&) {
-        throw Refused{std::string{what} + " decode failed"};
+    } catch (const std::exception& e) {
+        throw Refused{std::string{what} + " decode failed: " + e.what()};
     }
     if (!reader.empty()) throw Refused{std::string{what} + " decode failed"};
 }
