@@ -120,6 +120,41 @@ fn every_address_type_receives_and_spends_and_every_member_coordinates() {
 }
 
 #[test]
+fn shares_are_refreshed_and_the_addresses_stay() {
+    let mut quorum = Quorum::start(2, 3, Discovery::Static);
+    quorum.create_wallet("w");
+    fund(&quorum, "w");
+    let wallet = quorum.wallet(0, "w");
+    let keys = |wallet: &RpcClient| {
+        let info = wallet.call("getquoruminfo", json!([]));
+        (info["epoch"].as_u64().unwrap(), info["ecdsa"].clone(), info["schnorr"].clone())
+    };
+    let (epoch, ecdsa, schnorr) = keys(&wallet);
+    assert_eq!(wallet.call("refreshshares", json!([]))["epoch"], json!(epoch + 1));
+    until_true("all members in the new epoch", DEADLINE, || {
+        (0..3).all(|m| keys(&quorum.wallet(m, "w")) == (epoch + 1, ecdsa.clone(), schnorr.clone()))
+    });
+    // Old coins are spent with the new shares, by any two, and after a restart.
+    for kind in TYPES {
+        let to = address(&wallet, kind);
+        spend_raw(&quorum.wallet(1, "w"), &coin_of(&quorum.wallet(1, "w"), kind), &to);
+    }
+    quorum.members[0].kill9();
+    let survivor = quorum.wallet(2, "w");
+    survivor.call("sendtoaddress", json!([address(&survivor, "bech32m"), "0.1"]));
+    quorum.members[0].start();
+    quorum.wait_connected(0);
+    if quorum.members[0].call("listwallets", json!([])) == json!([]) {
+        quorum.members[0].call("loadwallet", json!(["w"]));
+    }
+    assert_eq!(keys(&quorum.wallet(0, "w")), (epoch + 1, ecdsa, schnorr));
+    let back = quorum.wallet(0, "w");
+    until_true("the returned one signs", DEADLINE, || {
+        back.try_call("sendtoaddress", json!([address(&back, "bech32"), "0.1"])).is_ok()
+    });
+}
+
+#[test]
 fn members_find_each_other_by_mdns() {
     let quorum = Quorum::start(2, 3, Discovery::Mdns);
     quorum.create_wallet("w");
