@@ -80,7 +80,7 @@ pub struct WalletParams {
 pub struct Kind {
     /// It watches, and never signs.
     pub watch_only: bool,
-    /// It was made without keys, and none came since.
+    /// It was made without keys; public descriptors do not change that, as in Core.
     pub blank: bool,
 }
 

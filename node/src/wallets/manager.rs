@@ -542,6 +542,11 @@ impl WalletManager {
         if request.name.is_empty() {
             return Err(RpcError::invalid_parameter("Wallet name cannot be empty"));
         }
+        if !is_normalized(&request.name) {
+            return Err(RpcError::wallet(
+                "Wallet file verification failed. Wallet name given as a path must be normalized",
+            ));
+        }
         if !keygen::is_safe_name(&request.name) {
             return Err(RpcError::wallet(format!(
                 "Wallet file verification failed. The wallet name '{}' cannot be used as the name of a directory.",
@@ -678,6 +683,13 @@ impl WalletManager {
     fn arc(&self) -> Result<Arc<Self>> {
         self.me.get().and_then(std::sync::Weak::upgrade).ok_or_else(|| RpcError::internal("the node is stopping"))
     }
+}
+
+/// Whether a name, taken as a path, has neither `.` nor `..` in it, nor an empty step.
+fn is_normalized(name: &str) -> bool {
+    let steps = name.strip_prefix('/').unwrap_or(name);
+    let steps = steps.strip_suffix('/').unwrap_or(steps);
+    steps.split('/').all(|step| !matches!(step, "" | "." | ".."))
 }
 
 fn close(wallet: &Loaded) {

@@ -29,7 +29,7 @@ pub(super) async fn getrawchangeaddress(ctx: Ctx, args: Args) -> RpcResult {
 }
 
 fn ensure_has_keys(wallet: &dyn WalletHandle, change: bool) -> Result<(), RpcError> {
-    if wallet.settings().blank || !select::query(wallet, |ledger| ledger.can_hand_out(change))? {
+    if !select::query(wallet, |ledger| ledger.can_hand_out(change))? {
         return Err(RpcError::wallet("Error: This wallet has no available keys"));
     }
     Ok(())

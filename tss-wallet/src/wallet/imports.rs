@@ -100,9 +100,7 @@ impl Wallet {
             self.book.set(&script, &request.label, Some(Purpose::Receive));
             writes.push(self.book.row(&script)?);
         }
-        self.kind.blank = false;
         self.meta.birth_time = self.meta.birth_time.min(request.timestamp);
-        writes.push(self.kind_row()?);
         writes.push(self.meta_row()?);
         self.storage.write(&writes, Durability::Promise)?;
         Ok(if request.active && kind.is_none() { Imports::NotActive } else { Imports::Done })

@@ -96,6 +96,9 @@ impl Wallet {
         if !(MIN_STANDARD_WEIGHT..=MAX_STANDARD_WEIGHT).contains(&max_weight) {
             return Err(SpendError::WeightLimit);
         }
+        if no_inputs_vbytes * 4 >= max_weight {
+            return Err(SpendError::NoRoomForInputs);
+        }
         let not_input_fees = if subtract > 0 { Amount::ZERO } else { params.fee_rate.fee(no_inputs_vbytes) };
         let target = recipients_sum.checked_add(not_input_fees).ok_or(SpendError::AmountOutOfRange)?;
         if target == Amount::ZERO && params.inputs.is_empty() {
@@ -109,7 +112,11 @@ impl Wallet {
             min_viable_change: change.min_viable,
             max_input_weight: max_weight.saturating_sub((no_inputs_vbytes + change.output_vbytes) * 4),
         };
-        let chosen = self.choose_inputs(params, &aim, sats(recipients_sum), rng)?;
+        let room = max_weight.saturating_sub(no_inputs_vbytes * 4);
+        let chosen = self.choose_inputs(params, &aim, sats(recipients_sum), rng).map_err(|error| match error {
+            SpendError::InputsTooHeavy if room < change.output_vbytes * 4 => SpendError::NoRoomForChange,
+            other => other,
+        })?;
         self.assemble(params, &aim, change, chosen, subtract, max_weight, rng)
     }
 

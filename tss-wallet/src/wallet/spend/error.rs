@@ -34,6 +34,10 @@ pub enum SpendError {
     PresetTooSmall,
     #[error("The total exceeds your balance when the {} transaction fee is included.", money(*.0))]
     FeeExceedsBalance(Amount),
+    #[error("Maximum transaction weight is less than transaction weight without inputs")]
+    NoRoomForInputs,
+    #[error("Maximum transaction weight is too low, can not accommodate change output")]
+    NoRoomForChange,
     #[error("Insufficient funds")]
     InsufficientFunds,
     #[error(
