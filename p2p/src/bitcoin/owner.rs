@@ -52,6 +52,8 @@ pub(super) const MAX_SOCKET_EVENTS: usize = 4_096;
 const TICK: Duration = Duration::from_millis(100);
 /// Socket events worked on before commands are looked at again.
 const BATCH: usize = 64;
+/// Up to so many peers, all are looked at whenever one sent something, as Core does; with more, the tick is soon enough.
+const FEW_PEERS: usize = 16;
 /// Chain events worked on in one go.
 const EVENT_BATCH: usize = 1_000;
 
@@ -200,7 +202,11 @@ impl Owner {
             let Some(event) = next.take().or_else(|| self.events.try_recv().ok()) else { break };
             self.socket_event(event);
         }
-        for id in std::mem::take(&mut self.due) {
+        let mut due = std::mem::take(&mut self.due);
+        if !due.is_empty() && self.peers.len() <= FEW_PEERS {
+            due.extend(self.peers.keys());
+        }
+        for id in due {
             self.with_peer(id, |owner, peer| owner.service(peer));
         }
         if self.last_tick.elapsed() >= TICK {
