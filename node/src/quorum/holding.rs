@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bitcoin::hashes::{Hash, sha256};
@@ -59,6 +60,8 @@ pub struct Holding {
     marks: Arc<Mutex<BTreeMap<ChainId, u32>>>,
     payments: Arc<Mutex<()>>,
     suspended: Arc<Mutex<BTreeMap<MemberId, String>>>,
+    /// The highest epoch that another member claims to be in; explains failures, decides nothing.
+    claimed: AtomicU32,
     bans: Mutex<BTreeSet<PartyIndex>>,
 }
 
@@ -218,6 +221,7 @@ impl Holding {
             marks: Arc::new(Mutex::new(marks)),
             payments: Arc::default(),
             suspended: Arc::new(Mutex::new(suspended)),
+            claimed: AtomicU32::new(0),
             bans: Mutex::new(bans),
         })
     }
@@ -299,6 +303,17 @@ impl Holding {
         }
     }
 
+    /// Another member says that it is in this epoch.
+    pub fn heard_of_epoch(&self, epoch: Epoch) {
+        self.claimed.fetch_max(epoch.0, Ordering::Relaxed);
+    }
+
+    /// An epoch above this share's own that another member says it is in.
+    pub fn later_epoch(&self) -> Option<Epoch> {
+        let claimed = Epoch(self.claimed.load(Ordering::Relaxed));
+        (claimed > self.epoch()).then_some(claimed)
+    }
+
     /// Members this one takes part in nothing with, by its operator's word; itself among them stops its own share.
     pub fn suspended(&self) -> BTreeSet<MemberId> {
         self.suspended.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
@@ -360,6 +375,7 @@ impl Holding {
             marks: Arc::clone(&self.marks),
             payments: Arc::clone(&self.payments),
             suspended: Arc::clone(&self.suspended),
+            claimed: AtomicU32::new(0),
             bans: Mutex::new(self.store.banned_parties(&public)?),
             share: Mutex::new(Share { open: Some(Arc::new(share)), encrypted: held.encrypted, key: held.key.clone() }),
             public,

@@ -207,6 +207,7 @@ pub fn compare_marks(core: &Arc<Core>, member: MemberId) {
         if holding.index_of(&member).is_none() {
             continue;
         }
+        holding.heard_of_epoch(row.epoch);
         let before: BTreeMap<ChainId, u32> = holding.marks().into_iter().collect();
         if let Err(error) = holding.raise_marks(&row.marks) {
             tracing::warn!(wallet = holding.name(), %error, "address leases of other coordinators not stored");

@@ -163,7 +163,7 @@ impl WalletHandle for Handle {
     async fn send(&self, request: &SpendRequest, note: &SendNote) -> Result<Sent> {
         let (request, note) = (request.clone(), note.clone());
         self.run(move |loaded| {
-            let sent = loaded.send_request(&request, &note)?;
+            let sent = loaded.send_request(&request, &note).map_err(|error| loaded.explain(error))?;
             loaded.refill_soon();
             Ok(sent)
         })

@@ -18,7 +18,7 @@ use super::manager::{WalletManager, bad_quorum, unknown_member};
 use super::sign::quorum_error;
 use crate::quorum::redeal::{self, Done, Request};
 use crate::quorum::wire::RedealKind;
-use crate::quorum::{Core, holding, peer_name};
+use crate::quorum::{Core, QuorumError, holding, peer_name};
 
 fn member_of(text: &str) -> Option<MemberId> {
     PeerId::from_str(text).ok().and_then(|peer| public_key_of(&peer)).map(MemberId)
@@ -51,6 +51,15 @@ impl Loaded {
         let started = Instant::now();
         let done = redeal::run(keys.quorum.core(), &keys.holding, request).map_err(|error| quorum_error(&error))?;
         Ok(redealt(&done, started))
+    }
+
+    /// Adds to a failure that this member's share is stale, if others say so.
+    pub(super) fn explain(&self, error: RpcError) -> RpcError {
+        let Some(keys) = self.keys() else { return error };
+        let Some(later) = keys.holding.later_epoch() else { return error };
+        let (wallet, mine, theirs) = (self.name.clone(), keys.holding.epoch().0, later.0);
+        let stale = QuorumError::Stale { wallet, mine, theirs };
+        RpcError { message: format!("{} ({stale})", error.message), ..error }
     }
 
     /// `refreshshares`.
