@@ -143,11 +143,14 @@ fn attempt(core: &Arc<Core>, holding: &Arc<Holding>, request: &Request) -> Resul
     }
 }
 
+/// Who answered, with what they are; who is missing, and why.
+type Present = (BTreeMap<MemberId, Status>, BTreeMap<MemberId, Missing>);
+
 /// Asks all how they are; who does not answer in time is named with the reason.
 fn probe(
     core: &Core,
     members: &BTreeSet<MemberId>,
-) -> Result<(BTreeMap<MemberId, Status>, BTreeMap<MemberId, Missing>), QuorumError> {
+) -> Result<Present, QuorumError> {
     let topic = core.fresh_topic(NO_WALLET, Epoch(0));
     let info = core.session_info(&topic, SessionKind::Probe, core.me());
     let inbox = core.sessions.open(info).map_err(|_| QuorumError::Busy)?;
