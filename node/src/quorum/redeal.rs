@@ -60,6 +60,11 @@ pub struct Done {
     pub dealers: Vec<MemberId>,
 }
 
+/// What those who answered say of themselves.
+type Ready = BTreeMap<MemberId, Status>;
+/// Who did not, and why.
+type Absent = BTreeMap<MemberId, Missing>;
+
 fn failed(error: impl ToString) -> QuorumError {
     QuorumError::Redeal(error.to_string())
 }
@@ -147,10 +152,7 @@ fn attempt(core: &Arc<Core>, holding: &Arc<Holding>, request: &Request) -> Resul
 type Present = (BTreeMap<MemberId, Status>, BTreeMap<MemberId, Missing>);
 
 /// Asks all how they are; who does not answer in time is named with the reason.
-fn probe(
-    core: &Core,
-    members: &BTreeSet<MemberId>,
-) -> Result<Present, QuorumError> {
+fn probe(core: &Core, members: &BTreeSet<MemberId>) -> Result<Present, QuorumError> {
     let topic = core.fresh_topic(NO_WALLET, Epoch(0));
     let info = core.session_info(&topic, SessionKind::Probe, core.me());
     let inbox = core.sessions.open(info).map_err(|_| QuorumError::Busy)?;
@@ -198,8 +200,8 @@ fn plan(
     core: &Core,
     holding: &Holding,
     request: &Request,
-    ready: &BTreeMap<MemberId, Status>,
-    mut missing: BTreeMap<MemberId, Missing>,
+    ready: &Ready,
+    mut missing: Absent,
 ) -> Result<Proposal, QuorumError> {
     let old = holding.public();
     let mut dealers = BTreeSet::from([core.me()]);
