@@ -15,6 +15,8 @@ use crate::daemon::{Daemon, Options};
 
 /// What `signmessage` answers: 65 bytes as base64.
 const SIGNATURE_CHARS: usize = 88;
+const CHECKSUM_CHARS: usize = 8;
+const FINGERPRINT_CHARS: usize = 8;
 
 /// What both kinds of node are started with.
 const CONF: [&str; 2] = ["fallbackfee=0.0002", "keypool=10"];
@@ -141,29 +143,33 @@ pub fn mask(line: &str) -> String {
             word.push(c);
             continue;
         }
-        out.push_str(&mask_word(&word));
+        let masked = match word.len() {
+            CHECKSUM_CHARS if out.ends_with(")#") => "<checksum>".to_owned(),
+            // The decimals of an amount are eight digits too.
+            FINGERPRINT_CHARS if !out.ends_with('.') && is_hex(&word) => "<fingerprint>".to_owned(),
+            _ => mask_word(&word),
+        };
+        out.push_str(&masked);
         word.clear();
         if c != '\n' {
             out.push(c);
         }
     }
-    // A descriptor's checksum.
-    if let Some(at) = out.find(")#") {
-        let end = (at + 10).min(out.len());
-        out.replace_range(at + 2..end, "<checksum>");
-    }
     out
 }
 
+fn is_hex(word: &str) -> bool {
+    word.chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c))
+}
+
 fn mask_word(word: &str) -> String {
-    let is_hex = word.chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c));
+    let is_hex = is_hex(word);
     let base58 = |prefix: &[char], lengths: std::ops::RangeInclusive<usize>| {
         lengths.contains(&word.len()) && word.starts_with(prefix) && word.chars().all(|c| c.is_ascii_alphanumeric())
     };
     match word.len() {
         0 => String::new(),
         10 if is_hex && word.starts_with(['1', '2']) && word.chars().all(|c| c.is_ascii_digit()) => "<time>".into(),
-        8 if is_hex && word.chars().any(|c| c.is_ascii_alphabetic()) => "<fingerprint>".into(),
         64 if is_hex => "<hash>".into(),
         66 if is_hex => "<key>".into(),
         11.. if is_hex => "<hex>".into(),
@@ -204,6 +210,10 @@ mod tests {
     fn what_differs_from_run_to_run_is_masked_and_the_rest_is_not() {
         let line = r#"  "desc": "wpkh([6111b7a5/84/1/0/0/0]0232fb9a7b8d20478772f80c98ed6cb7281c944c26115b0ae4dfbc516fff2f3d35)#wh9ax2tn","#;
         assert_eq!(mask(line), r#"  "desc": "wpkh([<fingerprint>/84/1/0/0/0]<key>)#<checksum>","#);
+        assert_eq!(
+            mask("[12345678/84]#deadbeef, wpkh(x)#deadbeef"),
+            "[<fingerprint>/84]#<fingerprint>, wpkh(x)#<checksum>"
+        );
         assert_eq!(mask(r#"  "time": 1800000012,"#), r#"  "time": <time>,"#);
         assert_eq!(mask(r#"  "amount": -0.50000000,"#), r#"  "amount": -0.50000000,"#);
     }
