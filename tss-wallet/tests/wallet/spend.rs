@@ -117,7 +117,7 @@ fn refusals_are_in_cores_words() {
         ),
         (
             SpendParams { inputs: vec![preset(OutPoint::null())], ..to(&[(nowhere(1), BTC / 10)]) },
-            "Not found pre-selected input COutPoint(0000000000, 4294967295)",
+            "Unable to find UTXO for external input",
         ),
         (
             SpendParams { max_tx_weight: Some(10), ..to(&[(nowhere(1), BTC / 10)]) },
