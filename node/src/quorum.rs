@@ -17,9 +17,11 @@
 //! | [`lease`] | address indexes from t members |
 //! | [`check`] | what a co-signer checks before it signs |
 //! | [`signing`], [`participant`] | a signature as its coordinator, and as a member |
+//! | [`coins`] | coins of payments that are being made: none is chosen by two coordinators |
 //! | [`devquorum`] | co-signers embedded in this process |
 
 pub mod check;
+pub mod coins;
 pub mod core;
 pub mod devquorum;
 pub mod error;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::SystemTime;
 
+use bitcoin::OutPoint;
 use keyless_p2p::cosigners::peer_id_of;
 use tss_wallet::MemberId;
 
@@ -90,6 +91,8 @@ pub enum QuorumError {
     NotEnough { what: &'static str, needed: usize, ready: usize, missing: MissingList },
     #[error("the quorum did not sign within {seconds} s; {missing}")]
     TimedOut { seconds: u64, missing: MissingList },
+    #[error("the coin {0} is being spent by another co-signer")]
+    CoinTaken(OutPoint),
     #[error("this node refuses to sign: {0}")]
     OwnRefusal(Refusal),
     #[error("Please enter the wallet passphrase with walletpassphrase first.")]

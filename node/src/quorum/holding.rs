@@ -18,6 +18,8 @@ use tss_wallet::store::{Ban, Batch, ShareStoreError, StoreError, Sync};
 use tss_wallet::wallet::keychain::{ChainId, Keychains};
 use tss_wallet::{Epoch, Family, KeyShare, MemberId, PartyIndex, PublicKeys, ShareStore, WalletDb, WalletId};
 
+use super::coins::{CoinClaims, TakenCoins};
+use super::refusal::Refusal;
 use super::wire::{Invitation, LeaseRange};
 
 /// The file that says that all members hold their shares: the wallet lives.
@@ -59,6 +61,7 @@ pub struct Holding {
     store: ShareStore,
     marks: Arc<Mutex<BTreeMap<ChainId, u32>>>,
     payments: Arc<Mutex<()>>,
+    coins: Arc<Mutex<CoinClaims>>,
     suspended: Arc<Mutex<BTreeMap<MemberId, String>>>,
     /// The highest epoch that another member claims to be in; explains failures, decides nothing.
     claimed: AtomicU32,
@@ -221,6 +224,7 @@ impl Holding {
             marks: Arc::new(Mutex::new(marks)),
             payments: Arc::default(),
             suspended: Arc::new(Mutex::new(suspended)),
+            coins: Arc::default(),
             claimed: AtomicU32::new(0),
             bans: Mutex::new(bans),
         })
@@ -375,6 +379,7 @@ impl Holding {
             marks: Arc::clone(&self.marks),
             payments: Arc::clone(&self.payments),
             suspended: Arc::clone(&self.suspended),
+            coins: Arc::clone(&self.coins),
             claimed: AtomicU32::new(0),
             bans: Mutex::new(self.store.banned_parties(&public)?),
             share: Mutex::new(Share { open: Some(Arc::new(share)), encrypted: held.encrypted, key: held.key.clone() }),
@@ -486,6 +491,12 @@ impl Holding {
             batch.put(Family::Claims, [MARK_PREFIX, &chain].concat(), mark.to_be_bytes());
         }
         Ok(self.db.write(&batch, Sync::Yes)?)
+    }
+
+    /// Takes the coins of a payment for its coordinator, unless another one is spending one of them.
+    pub fn take_coins(&self, by: MemberId, txid: Txid, inputs: &[OutPoint]) -> Result<TakenCoins, Refusal> {
+        // A transaction has fewer inputs than u32 counts.
+        TakenCoins::take(&self.coins, by, txid, inputs).map_err(|position| Refusal::CoinTaken(position as u32))
     }
 
     /// The last transaction signed under a user's own name for a payment, and the inputs that a retry must share.

@@ -18,7 +18,7 @@ use super::holding::Holding;
 use super::link::{Heard, Link};
 use super::refusal::Refusal;
 use super::sessions::{OpenError, SessionKind};
-use super::wire::{Blob, Message, SignRequest, Subject, Topic};
+use super::wire::{Blob, CoinChoice, Message, SignRequest, Subject, Topic};
 
 /// How long a participant waits for others before it tells the coordinator that it is stuck.
 const STUCK_AFTER: Duration = Duration::from_millis(900);
@@ -117,6 +117,10 @@ fn take_part(
     {
         return Err(Refusal::OtherTransaction);
     }
+    let mut coins = match (request.coins, checked.txid) {
+        (CoinChoice::Wallet, Some(txid)) => Some(holding.take_coins(from, txid, &checked.inputs)?),
+        _ => None,
+    };
     let kind = match request.subject {
         Subject::Transaction { .. } => SessionKind::Transaction,
         Subject::Message { .. } => SessionKind::Message,
@@ -135,9 +139,14 @@ fn take_part(
     let link = Link::new(core, topic, inbox, members);
     let params = SignParams { session: topic.session, signers, items, banned };
     let patience = Duration::from_millis(u64::from(request.patience_ms)).min(MAX_PATIENCE);
-    run(core, holding, from, &link, &params, patience)
+    let signed = run(core, holding, from, &link, &params, patience)?;
+    if let Some(coins) = coins.as_mut().filter(|_| signed) {
+        coins.signed();
+    }
+    Ok(())
 }
 
+/// True if this member did its whole part.
 fn run(
     core: &Core,
     holding: &Holding,
@@ -145,7 +154,7 @@ fn run(
     link: &Link<'_>,
     params: &SignParams,
     patience: Duration,
-) -> Result<(), Refusal> {
+) -> Result<bool, Refusal> {
     let deadline = Instant::now() + patience;
     let stuck_after = STUCK_AFTER + STUCK_PER_ITEM * u32::try_from(params.items.len()).unwrap_or(u32::MAX).min(2_000);
     let share = holding.share().ok_or(Refusal::Locked)?;
@@ -177,18 +186,18 @@ fn run(
             // Only the coordinator decides that an attempt is over; what others report, it hears itself.
             Heard::Message(from, Message::Refuse(reason)) if from == coordinator => {
                 tracing::info!(session = %link.topic().session, %reason, "the coordinator ended the attempt");
-                return Ok(());
+                return Ok(false);
             }
             Heard::Message(..) => {}
             Heard::Down(member) if member == coordinator => {
                 tracing::info!(session = %link.topic().session, "the coordinator is gone; attempt dropped");
-                return Ok(());
+                return Ok(false);
             }
             Heard::Down(member) => {
                 link.send(coordinator, 0, &Message::Stuck(vec![member]));
             }
             Heard::Stop => return Err(Refusal::Aborted("stopped by its operator".to_owned())),
-            Heard::Deadline if Instant::now() >= deadline => return Ok(()),
+            Heard::Deadline if Instant::now() >= deadline => return Ok(false),
             Heard::Deadline => {
                 if !told {
                     link.send(coordinator, 0, &Message::Stuck(waiting));
@@ -199,7 +208,7 @@ fn run(
         }
     }
     tracing::info!(session = %link.topic().session, wallet = holding.name(), items = params.items.len(), "signed");
-    Ok(())
+    Ok(true)
 }
 
 pub(super) fn members_of(holding: &Holding, parties: &[PartyIndex]) -> Vec<MemberId> {

@@ -47,6 +47,8 @@ pub enum Refusal {
     Nothing,
     #[error("the request was used before with another transaction")]
     OtherTransaction,
+    #[error("the coin of input {0} is being spent by another co-signer")]
+    CoinTaken(u32),
     #[error("indexes below {0} are taken")]
     IndexTaken(u32),
     #[error("its operator has not confirmed this: its configuration has other members or another threshold")]

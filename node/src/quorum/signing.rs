@@ -12,6 +12,7 @@ use tss_wallet::sign::{MAX_ECDSA_ITEMS, Verdict};
 use tss_wallet::{MemberId, PartyIndex, SignError, SignParams, Signature, SigningSession};
 
 use super::check::{self, Checked};
+use super::coins::TakenCoins;
 use super::core::Core;
 use super::error::{Missing, MissingList, QuorumError};
 use super::holding::Holding;
@@ -19,7 +20,7 @@ use super::link::{Heard, Link};
 use super::participant::{members_of, needs_ecdsa, note_failure, post, sign_items};
 use super::refusal::Refusal;
 use super::sessions::SessionKind;
-use super::wire::{Message, SignRequest, Subject, Topic};
+use super::wire::{CoinChoice, Message, SignRequest, Subject, Topic};
 
 pub use super::participant::asked;
 
@@ -28,6 +29,22 @@ const NO_PROGRESS: Duration = Duration::from_millis(1_400);
 const NO_PROGRESS_PER_ITEM: Duration = Duration::from_millis(30);
 /// ECDSA inputs of one ceremony: the largest message stays below a few megabytes.
 const CHUNK: usize = if MAX_ECDSA_ITEMS < 100 { MAX_ECDSA_ITEMS } else { 100 };
+
+/// What else a request says.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms<'a> {
+    /// The user's own name for this payment, if there is one.
+    pub idempotency_key: Option<&'a str>,
+    pub coins: CoinChoice,
+    /// The wallet has chosen coins several times: whoever says that one is taken is left out.
+    pub last_draw: bool,
+}
+
+impl Default for Terms<'_> {
+    fn default() -> Self {
+        Self { idempotency_key: None, coins: CoinChoice::Caller, last_draw: false }
+    }
+}
 
 /// Why an attempt ended without signatures.
 enum Failure {
@@ -61,7 +78,7 @@ pub fn sign(
     core: &Core,
     holding: &Holding,
     subject: &Subject,
-    idempotency_key: Option<&str>,
+    terms: Terms<'_>,
 ) -> Result<Vec<Signature>, QuorumError> {
     if holding.suspended().contains(&core.me()) {
         return Err(QuorumError::OwnRefusal(Refusal::Suspended("its own share".to_owned())));
@@ -70,9 +87,10 @@ pub fn sign(
     let deadline = started + core.signing_timeout;
     let mut signatures = Vec::new();
     for part in parts(subject) {
-        let checked = check::check(&holding.wallet(), holding.keys(), core.chain.as_ref(), &part, idempotency_key)
-            .map_err(QuorumError::OwnRefusal)?;
-        let request = Request { core, holding, subject: part, checked, idempotency_key, deadline };
+        let checked =
+            check::check(&holding.wallet(), holding.keys(), core.chain.as_ref(), &part, terms.idempotency_key)
+                .map_err(QuorumError::OwnRefusal)?;
+        let request = Request { core, holding, subject: part, checked, terms, deadline };
         signatures.extend(request.run()?);
     }
     let wallet = holding.name();
@@ -96,13 +114,13 @@ struct Request<'a> {
     holding: &'a Holding,
     subject: Subject,
     checked: Checked,
-    idempotency_key: Option<&'a str>,
+    terms: Terms<'a>,
     deadline: Instant,
 }
 
 impl Request<'_> {
     fn run(&self) -> Result<Vec<Signature>, QuorumError> {
-        if let (Some(key), Some(txid)) = (self.idempotency_key, self.checked.txid)
+        if let (Some(key), Some(txid)) = (self.terms.idempotency_key, self.checked.txid)
             && !self
                 .holding
                 .remember_payment(key, txid, &self.checked.inputs)
@@ -110,6 +128,13 @@ impl Request<'_> {
         {
             return Err(QuorumError::OwnRefusal(Refusal::OtherTransaction));
         }
+        let mut coins = match (self.terms.coins, self.checked.txid) {
+            (CoinChoice::Wallet, Some(txid)) => {
+                let taken = self.holding.take_coins(self.core.me(), txid, &self.checked.inputs);
+                Some(taken.map_err(|refusal| self.coin_taken(refusal))?)
+            }
+            _ => None,
+        };
         let mut field = Field::default();
         loop {
             let partners = self.choose(&mut field)?;
@@ -117,7 +142,10 @@ impl Request<'_> {
                 return Err(self.timed_out(&field));
             }
             match self.attempt(&partners) {
-                Ok(signatures) => return Ok(signatures),
+                Ok(signatures) => {
+                    coins.iter_mut().for_each(TakenCoins::signed);
+                    return Ok(signatures);
+                }
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Pair(one, other)) => {
                     field.pairs.insert((one.min(other), one.max(other)));
@@ -134,6 +162,14 @@ impl Request<'_> {
                 }
             }
         }
+    }
+
+    fn coin_taken(&self, refusal: Refusal) -> QuorumError {
+        let coin = match refusal {
+            Refusal::CoinTaken(input) => self.checked.inputs.get(input as usize),
+            _ => None,
+        };
+        coin.map_or(QuorumError::OwnRefusal(refusal), |coin| QuorumError::CoinTaken(*coin))
     }
 
     fn timed_out(&self, field: &Field) -> QuorumError {
@@ -231,7 +267,8 @@ impl Request<'_> {
         let items = sign_items(&self.checked);
         let patience = self.deadline.saturating_duration_since(Instant::now());
         let request = Message::Sign(SignRequest {
-            idempotency_key: self.idempotency_key.map(str::to_owned),
+            idempotency_key: self.terms.idempotency_key.map(str::to_owned),
+            coins: self.terms.coins,
             signers: signers.iter().map(|party| party.get()).collect(),
             subject: self.subject.clone(),
             patience_ms: u32::try_from(patience.as_millis()).unwrap_or(u32::MAX),
@@ -277,6 +314,9 @@ impl Request<'_> {
                 }
                 Heard::Message(from, Message::Refuse(Refusal::Failed(why))) if link.others().len() > 1 => {
                     return Err(Failure::Set(format!("{from}: {why}")));
+                }
+                Heard::Message(_, Message::Refuse(refusal @ Refusal::CoinTaken(_))) if !self.terms.last_draw => {
+                    return Err(Failure::Final(self.coin_taken(refusal)));
                 }
                 Heard::Message(from, Message::Refuse(refusal)) => return Err(refused(from, &refusal)),
                 Heard::Message(from, Message::Stuck(members)) => {

@@ -97,6 +97,15 @@ pub enum Subject {
     Message { text: String, key: KeyId },
 }
 
+/// Who chose the coins of a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CoinChoice {
+    /// The coordinator's wallet, as free ones.
+    Wallet,
+    /// The caller: they may be spent elsewhere, too (a replacement, a raw transaction).
+    Caller,
+}
+
 /// One attempt at one request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignRequest {
@@ -105,6 +114,8 @@ pub struct SignRequest {
     /// Roster indexes of those who sign, ascending.
     pub signers: Vec<u8>,
     pub subject: Subject,
+    /// The coordinator chose the coins by itself: none may be in a payment that another one is making.
+    pub coins: CoinChoice,
     /// When the coordinator gives up, in milliseconds from now.
     pub patience_ms: u32,
 }

@@ -294,8 +294,7 @@ impl WalletManager {
                     "Error: this wallet belongs to a quorum of nodes; start with -cosigner=<PeerId>@<multiaddr> for each of them",
                 )
             })?;
-            let holding = core.holding_named(name);
-            let holding = holding.ok_or_else(|| RpcError::wallet("Error: this node holds no share of this wallet"))?;
+            let holding = self.held_share(core, name, dir)?;
             return Ok(Keys { quorum: Quorum::Network(Arc::clone(core)), holding });
         }
         if self.chain.network() == Network::Bitcoin {
@@ -310,6 +309,27 @@ impl WalletManager {
                     std::thread::sleep(Duration::from_millis(20));
                 }
                 Err(error) => return Err(RpcError::wallet(format!("Error: {error}"))),
+            }
+        }
+    }
+
+    /// The share that this node's co-signer opened at its start, or can open now.
+    fn held_share(&self, core: &Arc<Core>, name: &str, dir: &Path) -> Result<Arc<Holding>> {
+        let deadline = Instant::now() + REOPEN;
+        loop {
+            if let Some(holding) = core.holding_named(name) {
+                return Ok(holding);
+            }
+            match keygen::open_one(core, name, dir) {
+                // The last user of the wallet is about to let go.
+                Err(error) if Instant::now() < deadline && error.to_string().contains("in use") => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                Err(error) => return Err(RpcError::wallet(format!("Error: {error}"))),
+                Ok(()) => {
+                    let holding = core.holding_named(name);
+                    return holding.ok_or_else(|| RpcError::wallet("Error: this node holds no share of this wallet"));
+                }
             }
         }
     }

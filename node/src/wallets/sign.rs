@@ -11,8 +11,9 @@ use tss_wallet::wallet::psbt::{PsbtError, coins_of, extract, is_complete};
 use tss_wallet::wallet::signing::{GroupSignature, PrevCoin, SighashChoice, SighashKind, SigningItem};
 
 use super::loaded::Loaded;
+use crate::quorum::QuorumError;
+use crate::quorum::signing::{self, Terms};
 use crate::quorum::wire::{Blob, InputKey, Subject};
-use crate::quorum::{QuorumError, signing};
 
 /// −4 with the reason and the members it concerns.
 pub(super) fn quorum_error(error: &QuorumError) -> RpcError {
@@ -20,6 +21,37 @@ pub(super) fn quorum_error(error: &QuorumError) -> RpcError {
     match error {
         QuorumError::Locked => RpcError::new(code::RPC_WALLET_UNLOCK_NEEDED, text),
         _ => RpcError::wallet(text),
+    }
+}
+
+/// Why a quorum gave no signatures.
+pub(super) enum SignFailure {
+    /// Another co-signer is spending this coin: choose others.
+    CoinTaken(OutPoint),
+    Other(RpcError),
+}
+
+impl From<QuorumError> for SignFailure {
+    fn from(error: QuorumError) -> Self {
+        match error {
+            QuorumError::CoinTaken(coin) => Self::CoinTaken(coin),
+            other => Self::Other(quorum_error(&other)),
+        }
+    }
+}
+
+impl From<RpcError> for SignFailure {
+    fn from(error: RpcError) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl From<SignFailure> for RpcError {
+    fn from(failure: SignFailure) -> Self {
+        match failure {
+            SignFailure::CoinTaken(coin) => quorum_error(&QuorumError::CoinTaken(coin)),
+            SignFailure::Other(error) => error,
+        }
     }
 }
 
@@ -49,8 +81,8 @@ impl Loaded {
         tx: &Transaction,
         coins: &[Option<TxOut>],
         items: &[SigningItem],
-        idempotency_key: Option<&str>,
-    ) -> Result<Vec<GroupSignature>, RpcError> {
+        terms: Terms<'_>,
+    ) -> Result<Vec<GroupSignature>, SignFailure> {
         if items.is_empty() {
             return Ok(Vec::new());
         }
@@ -74,8 +106,8 @@ impl Loaded {
             .collect();
         let subject = Subject::Transaction { psbt: Blob(psbt.serialize()), inputs };
         let keys = self.signing_keys()?;
-        let signed = signing::sign(keys.quorum.core(), &keys.holding, &subject, idempotency_key);
-        Ok(signed.map_err(|error| quorum_error(&error))?.iter().map(group_signature).collect())
+        let signed = signing::sign(keys.quorum.core(), &keys.holding, &subject, terms);
+        Ok(signed?.iter().map(group_signature).collect())
     }
 
     /// `signrawtransactionwithwallet`.
@@ -101,7 +133,7 @@ impl Loaded {
         let check =
             |tx: &Transaction, input: usize, _: &TxOut, _: Option<&[TxOut]>| self.chain.verify_input(tx, input, &coins);
         let raw = self.wallet().raw_signing(tx, &coins, choice, &check);
-        let signatures = self.quorum_sign(raw.transaction(), &outputs, raw.items(), None)?;
+        let signatures = self.quorum_sign(raw.transaction(), &outputs, raw.items(), Terms::default())?;
         let signed = raw.finish(&signatures, &check).map_err(|error| RpcError::internal(error.to_string()))?;
         let complete = signed.complete();
         let errors = signed.errors.into_iter().map(|error| InputError { input: error.input, text: error.text });
@@ -147,7 +179,7 @@ impl Loaded {
             Some(coins) => coins.into_iter().map(Some).collect(),
             None => psbt.iter_funding_utxos().map(|utxo| utxo.ok().cloned()).collect(),
         };
-        let signatures = self.quorum_sign(&psbt.unsigned_tx, &coins, &items, None)?;
+        let signatures = self.quorum_sign(&psbt.unsigned_tx, &coins, &items, Terms::default())?;
         let wallet = self.wallet();
         wallet.apply_psbt(&mut psbt, &items, &signatures, options.finalize).map_err(psbt_error)?;
         if options.finalize {
@@ -164,7 +196,7 @@ impl Loaded {
         let item = self.wallet().message_item(script, text).map_err(message_error)?;
         let subject = Subject::Message { text: text.to_owned(), key: item.key.id };
         let keys = self.signing_keys()?;
-        let signatures = signing::sign(keys.quorum.core(), &keys.holding, &subject, None);
+        let signatures = signing::sign(keys.quorum.core(), &keys.holding, &subject, Terms::default());
         match signatures.map_err(|error| quorum_error(&error))?.first() {
             Some(Signature::Ecdsa { signature, .. }) => {
                 encode_message_signature(&item, signature).map_err(message_error)

@@ -6,13 +6,14 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bitcoin::absolute::LockTime;
 use bitcoin::{Amount, OutPoint, Transaction, Txid, Weight};
 use keyless_rpc::error::{RpcError, code};
 use keyless_rpc::wallet::backend::{Funded, SendNote, Sent, SpendRequest};
-use rand::RngCore;
 use rand::seq::SliceRandom;
+use rand::{Rng, RngCore};
 use tss_wallet::wallet::Wallet;
 use tss_wallet::wallet::feed::SendNote as LedgerNote;
 use tss_wallet::wallet::locks::ClaimId;
@@ -21,9 +22,16 @@ use tss_wallet::wallet::spend::{ChangeSpec, Draft, PresetInput, Recipient, Spend
 
 use super::fees::{self, Chosen};
 use super::loaded::{Keys, Loaded, Quorum, storage_error};
+use super::sign::SignFailure;
+use crate::quorum::signing::Terms;
+use crate::quorum::wire::CoinChoice;
 
 /// Unconfirmed transactions in a row at most: Core's `-limitancestorcount`.
 const MAX_CHAIN: u64 = 25;
+/// How often coins are chosen for one payment while other co-signers spend them.
+const MAX_DRAWS: u32 = 8;
+/// About as long as another co-signer's payment takes.
+const OTHER_PAYMENT: Duration = Duration::from_millis(60);
 /// A tip older than this gives no lock time against fee sniping.
 const MAX_TIP_AGE_S: u64 = 8 * 60 * 60;
 /// Unconfirmed transactions go to the peers again after so long, and up to so much more.
@@ -162,18 +170,56 @@ impl Loaded {
             required = inputs.first().copied();
         }
         let (params, chosen) = self.spend_params(request, required).map_err(insufficient)?;
-        self.prepare_change(&params);
+        let tx = self.pay_with_free_coins(&params, note)?;
+        let txid = tx.compute_txid();
+        self.broadcast(&tx);
+        Ok(Sent { txid, fee_reason: chosen.reason })
+    }
+
+    /// Chooses other coins as often as those chosen are in a payment that another co-signer makes at this moment.
+    fn pay_with_free_coins(&self, params: &SpendParams, note: &SendNote) -> Result<Transaction, RpcError> {
+        let set_aside = fresh_claim();
+        let mut aside = false;
+        let mut draw = 0;
+        let result = loop {
+            draw += 1;
+            match self.pay(params, note, draw >= MAX_DRAWS) {
+                Err(SignFailure::CoinTaken(coin)) if draw < MAX_DRAWS => {
+                    aside = self.wallet().claim(&[coin], set_aside).is_ok();
+                }
+                // The coins that are left do not do: the other payment is about to end, or to give change.
+                Err(SignFailure::Other(error)) if aside && draw < MAX_DRAWS && no_coins(&error) => {
+                    aside = false;
+                    self.release_claim(set_aside);
+                    std::thread::sleep(jitter(OTHER_PAYMENT * draw));
+                }
+                other => break other.map_err(RpcError::from),
+            }
+        };
+        self.release_claim(set_aside);
+        result
+    }
+
+    fn release_claim(&self, claim: ClaimId) {
+        if let Err(error) = self.wallet().release(claim) {
+            tracing::error!(wallet = self.name, %error, "a claim on coins could not be released");
+        }
+    }
+
+    /// One choice of coins, signed and written down.
+    fn pay(&self, params: &SpendParams, note: &SendNote, last_draw: bool) -> Result<Transaction, SignFailure> {
+        self.prepare_change(params);
         let claim = fresh_claim();
         let (draft, items) = {
             let mut wallet = self.wallet();
-            let draft = draft(&mut wallet, &params, self.options.max_aps_fee).map_err(insufficient)?;
+            let draft = draft(&mut wallet, params, self.options.max_aps_fee).map_err(insufficient)?;
             let items = wallet
                 .signing_items(&draft.tx, SighashChoice::DEFAULT)
                 .ok_or_else(|| RpcError::wallet("Signing transaction failed"))?;
             wallet.claim(&draft.outpoints(), claim).map_err(|error| RpcError::wallet(format!("Error: {error}")))?;
             (draft, items)
         };
-        let result = self.sign_and_commit(&draft, &items, note);
+        let result = self.sign_and_commit(&draft, &items, note, last_draw);
         let mut wallet = self.wallet();
         if result.is_err()
             && let Some(change) = &draft.change
@@ -181,19 +227,22 @@ impl Loaded {
         {
             tracing::warn!(wallet = self.name, %error, "a change address was not put back");
         }
-        if let Err(error) = wallet.release(claim) {
-            tracing::error!(wallet = self.name, %error, "the claim on coins of a payment could not be released");
-        }
         drop(wallet);
-        let tx = result?;
-        let txid = tx.compute_txid();
-        self.broadcast(&tx);
-        Ok(Sent { txid, fee_reason: chosen.reason })
+        self.release_claim(claim);
+        result
     }
 
-    fn sign_and_commit(&self, draft: &Draft, items: &[SigningItem], note: &SendNote) -> Result<Transaction, RpcError> {
+    fn sign_and_commit(
+        &self,
+        draft: &Draft,
+        items: &[SigningItem],
+        note: &SendNote,
+        last_draw: bool,
+    ) -> Result<Transaction, SignFailure> {
         let coins: Vec<_> = draft.inputs.iter().map(|input| Some(input.prevout.clone())).collect();
-        let signatures = self.quorum_sign(&draft.tx, &coins, items, note.idempotency_key.as_deref())?;
+        let idempotency_key = note.idempotency_key.as_deref();
+        let terms = Terms { idempotency_key, coins: CoinChoice::Wallet, last_draw };
+        let signatures = self.quorum_sign(&draft.tx, &coins, items, terms)?;
         let mut tx = draft.tx.clone();
         apply_signatures(&mut tx, items, &signatures).map_err(|error| RpcError::internal(error.to_string()))?;
         self.record(&tx, note)?;
@@ -336,6 +385,15 @@ fn draft(wallet: &mut Wallet, params: &SpendParams, max_extra: Option<Amount>) -
             Ok(first)
         }
     }
+}
+
+fn no_coins(error: &RpcError) -> bool {
+    error.code == code::RPC_WALLET_INSUFFICIENT_FUNDS
+}
+
+/// Between half of a time and all of it: two coordinators do not meet again.
+fn jitter(time: Duration) -> Duration {
+    time.mul_f64(rand::thread_rng().gen_range(0.5..=1.0))
 }
 
 fn fresh_claim() -> ClaimId {

@@ -92,9 +92,7 @@ async fn key_generation_names_who_is_absent_or_unwilling() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_coordinator_that_dies_in_key_generation_leaves_all_or_nothing() {
-    // From 59 frames on the restart finds a wallet on its list whose share is not certified yet, and refuses to start:
-    // a known defect.
-    for frames in [4, 30, 50, 53, 55] {
+    for frames in [4, 30, 50, 53, 55, 57, 59, 61, 63] {
         let mut cluster = Cluster::new(3);
         let coordinator = cluster.nodes[0].options.identity.peer_id();
         let hub = cluster.hub.clone();

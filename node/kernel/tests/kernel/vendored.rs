@@ -17,9 +17,14 @@ fn sha256(path: &Path) -> String {
     hex(&Sha256::digest(std::fs::read(path).unwrap()))
 }
 
+/// Asked at run time: a build cache is shared by clones in several places.
+fn manifest_dir() -> PathBuf {
+    PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap())
+}
+
 /// `(version, checksum)` of the crate in Cargo.lock.
 fn locked() -> (String, String) {
-    let lock = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.lock");
+    let lock = manifest_dir().join("../../Cargo.lock");
     let lock = std::fs::read_to_string(lock).unwrap();
     let entry = lock.split("[[package]]").find(|entry| entry.contains(&format!("name = \"{CRATE}\""))).unwrap();
     let field = |name: &str| {
@@ -70,7 +75,7 @@ fn no_vendored_file_differs_from_the_archive_that_the_lock_file_names() {
 #[test]
 fn no_file_of_the_tree_is_copied_into_the_project() {
     let mut ours = BTreeMap::new();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = &manifest_dir();
     files_below(root, root, &mut ours);
     for path in ours.values() {
         let text = String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned();
