@@ -9,7 +9,7 @@
 //! | [`convert`] | words to JSON parameters, by the method table |
 //! | [`http`] | one POST |
 //! | [`call`] | credentials, address, waiting, errors of transport |
-//! | `getinfo`, `netinfo`, `shortcuts` | -getinfo, -netinfo, -addrinfo, -generate |
+//! | `getinfo`, `netinfo`, `quorum`, `shortcuts` | -getinfo, -netinfo, -quorum, -addrinfo, -generate |
 //! | [`help`] | -help, -version |
 
 mod call;
@@ -20,6 +20,7 @@ mod help;
 mod http;
 mod netinfo;
 mod options;
+mod quorum;
 mod shortcuts;
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
@@ -95,7 +96,7 @@ fn complain(text: &str) {
 
 fn run(options: &mut Options, mut words: Vec<String>) -> Result<Outcome, CliError> {
     read_secrets(options, &mut words)?;
-    let special: Vec<&str> = ["-addrinfo", "-generate", "-getinfo", "-netinfo"]
+    let special: Vec<&str> = ["-addrinfo", "-generate", "-getinfo", "-netinfo", "-quorum"]
         .into_iter()
         .filter(|name| options.bool(name, false))
         .collect();
@@ -105,6 +106,7 @@ fn run(options: &mut Options, mut words: Vec<String>) -> Result<Outcome, CliErro
     let client = Client::new(options);
     match special.first().copied() {
         Some("-getinfo") => getinfo::run(&client, options, &words),
+        Some("-quorum") => quorum::run(&client, options, &words),
         Some("-netinfo") => netinfo::run(&client, options, &words),
         Some("-addrinfo") => shortcuts::addrinfo(&client, &words),
         Some(_) => shortcuts::generate(&client, options, words),

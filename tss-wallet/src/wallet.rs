@@ -43,10 +43,14 @@ pub mod signing;
 pub mod spend;
 pub mod storage;
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use bdk_chain::BlockId;
 use bitcoin::{BlockHash, Network, OutPoint};
 use serde::{Deserialize, Serialize};
 
+use self::balance::KeptBalances;
 use self::keychain::{AccountError, AccountXpub, ChainId, Keychains};
 use self::labels::AddressBook;
 use self::ledger::Ledger;
@@ -148,6 +152,7 @@ pub struct Wallet {
     /// What a restart begins from: committed only when the chainstate has flushed.
     best_block: Option<BlockId>,
     scanning: Option<Scanning>,
+    kept_balances: RefCell<KeptBalances>,
 }
 
 impl std::fmt::Debug for Wallet {
@@ -188,6 +193,7 @@ impl Wallet {
             storage,
             best_block: tip,
             scanning: None,
+            kept_balances: RefCell::default(),
         };
         wallet.want_lookahead();
         let writes = [wallet.meta_row()?, wallet.kind_row()?, wallet.best_block_row()?];
@@ -227,6 +233,7 @@ impl Wallet {
             storage,
             best_block,
             scanning: None,
+            kept_balances: RefCell::default(),
         };
         wallet.ledger.set_tip(best_block);
         wallet.restore_imports(&rows)?;
@@ -246,10 +253,12 @@ impl Wallet {
     }
 
     /// After a start: states that rest on a block which is not in the active chain fall back to unconfirmed.
-    /// `is_active` is asked once for each such transaction.
+    /// `is_active` is asked once for each such block.
     pub fn reconcile(&mut self, is_active: impl Fn(&BlockHash) -> bool) -> Result<(), StorageError> {
-        let stale: Vec<_> =
-            self.ledger.blocks_relied_on().filter(|(_, hash)| !is_active(hash)).map(|(txid, _)| txid).collect();
+        let mut known: HashMap<BlockHash, bool> = HashMap::new();
+        let relied = self.ledger.blocks_relied_on();
+        let stale = relied.filter(|(_, hash)| !*known.entry(*hash).or_insert_with(|| is_active(hash)));
+        let stale: Vec<_> = stale.map(|(txid, _)| txid).collect();
         for txid in stale {
             let coinbase = self.ledger.get(&txid).is_some_and(|record| record.tx.is_coinbase());
             self.ledger.force_state(txid, TxState::Inactive { abandoned: coinbase }, &self.keys);
@@ -294,6 +303,7 @@ impl Wallet {
     /// Sets the `avoid_reuse` flag; gives what it was. Setting it marks every script that was spent from.
     pub fn set_avoid_reuse(&mut self, value: bool) -> Result<bool, StorageError> {
         let before = std::mem::replace(&mut self.meta.avoid_reuse, value);
+        self.ledger.changed();
         let mut writes = vec![self.meta_row()?];
         if value && !before {
             let txids: Vec<_> = self.ledger.ordered().map(|record| record.txid).collect();

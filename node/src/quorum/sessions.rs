@@ -48,6 +48,11 @@ pub enum SessionKind {
 }
 
 impl SessionKind {
+    /// Takes longer than a user likes to wait in the dark.
+    pub const fn is_ceremony(self) -> bool {
+        matches!(self, Self::KeyGeneration | Self::Redeal)
+    }
+
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Probe => "probe",
@@ -252,11 +257,17 @@ impl Inbox {
         }
     }
 
-    /// Writes down how far the session is.
+    /// Writes down how far the session is; the steps of ceremonies, which take their time, go to the log.
     pub fn note(&self, state: &'static str, waiting_for: impl IntoIterator<Item = MemberId>) {
         if let Some(entry) = self.sessions.table().open.get_mut(&self.id) {
-            entry.info.state = state;
-            entry.info.waiting_for = waiting_for.into_iter().collect();
+            let info = &mut entry.info;
+            let news = info.state != state && info.kind.is_ceremony();
+            info.state = state;
+            info.waiting_for = waiting_for.into_iter().collect();
+            if news {
+                let (kind, waiting_for) = (info.kind.as_str(), info.waiting_for.len());
+                tracing::info!(session = %self.id, kind, state, waiting_for, "ceremony");
+            }
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bdk_chain::BlockId;
 use bitcoin::{Block, BlockHash, Transaction, Txid};
@@ -19,6 +19,36 @@ use super::loaded::{Loaded, storage_error};
 
 /// Blocks a wallet walks back to find where its chain left the active one, before it begins anew from the fork.
 const MAX_WALK_BACK: u32 = 1_000_000;
+
+/// Work that takes longer says so in the log this often.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// How far long work has come, for the log.
+struct Progress {
+    started: Instant,
+    logged: Instant,
+}
+
+impl Progress {
+    fn start() -> Self {
+        let now = Instant::now();
+        Self { started: now, logged: now }
+    }
+
+    /// Logs now and then, in Core's words.
+    fn at(&mut self, wallet: &str, height: u32, first: u32, last: u32) {
+        if self.logged.elapsed() < LOG_EVERY {
+            return;
+        }
+        self.logged = Instant::now();
+        let done = f64::from(height.saturating_sub(first)) / f64::from(last.saturating_sub(first).max(1));
+        tracing::info!("[{wallet}] Still rescanning. At block {height}. Progress={done:.6}");
+    }
+
+    fn ms(&self) -> u128 {
+        self.started.elapsed().as_millis()
+    }
+}
 
 /// Why a wallet could not follow.
 #[derive(Debug, thiserror::Error)]
@@ -127,7 +157,7 @@ impl Loaded {
 
     /// Walks from the wallet's tip to the node's: back to the fork, then forward.
     pub(super) fn catch_up(&self) -> Result<(), FollowError> {
-        let started = Instant::now();
+        let mut progress = Progress::start();
         let mut walked = 0;
         while let Some(tip) = self.wallet().tip() {
             let facts = self.chain.block_facts(&tip.hash);
@@ -151,6 +181,8 @@ impl Loaded {
             walked += 1;
         }
         let mut connected = 0_u32;
+        let first = self.wallet().tip().map_or(0, |tip| tip.height);
+        let last = self.chain.tip().height;
         loop {
             let next = self.wallet().tip().map_or(0, |tip| tip.height.saturating_add(1));
             let Some(hash) = self.chain.active_hash(next) else { break };
@@ -164,9 +196,11 @@ impl Loaded {
             }
             wallet.block_connected(&block, next, self.chain.now())?;
             connected += 1;
+            drop(wallet);
+            progress.at(&self.name, next, first, last);
         }
         if connected > 0 || walked > 0 {
-            let ms = started.elapsed().as_millis();
+            let ms = progress.ms();
             tracing::info!(wallet = self.name, connected, disconnected = walked, ms, "wallet caught up with the chain");
         }
         Ok(())
@@ -202,8 +236,11 @@ impl Loaded {
         let tip = self.wallet().tip().map_or(0, |tip| tip.height);
         let end = stop.unwrap_or(tip).min(tip);
         let mut highest_time = 0;
+        let mut progress = Progress::start();
+        tracing::info!("[{}] Rescan started from block {start}...", self.name);
         for height in start..=end {
             if self.rescan.abort.load(Ordering::Relaxed) || self.closed.load(Ordering::Relaxed) {
+                tracing::info!("[{}] Rescan aborted at block {height}.", self.name);
                 return Err(RpcError::misc("Rescan aborted."));
             }
             let block = self.chain.active_hash(height).and_then(|hash| self.chain.read_block(&hash));
@@ -212,7 +249,9 @@ impl Loaded {
             self.wallet().rescan_block(&block, height, highest_time, self.chain.now()).map_err(storage_error)?;
             let done = u64::from(height - start + 1) * 1_000_000 / u64::from(end - start + 1);
             self.rescan.progress_ppm.store(u32::try_from(done).unwrap_or(1_000_000), Ordering::Relaxed);
+            progress.at(&self.name, height, start, end);
         }
+        tracing::info!("[{}] Rescan completed in {:>15}ms", self.name, progress.ms());
         Ok(Rescanned { start, stop: Some(end) })
     }
 }

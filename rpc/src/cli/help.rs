@@ -50,4 +50,5 @@ Commands of this program:
   -generate [n] [maxtries]  mine n blocks (default: 1) to a new address (regtest)
   -getinfo                  an overview of node, network and wallets
   -netinfo [0-4] [outonly]  an overview of peers; -netinfo help explains it
+  -quorum                   who of the wallet's quorum is there, how far behind, and what is going on
 ";

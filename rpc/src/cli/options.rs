@@ -35,6 +35,7 @@ const KNOWN: &[(&str, Rule)] = &[
     ("ipcconnect", Rule::Any),
     ("named", Rule::Any),
     ("netinfo", Rule::Any),
+    ("quorum", Rule::Any),
     ("regtest", Rule::Any),
     ("rpcclienttimeout", Rule::Any),
     ("rpcconnect", Rule::Any),

@@ -1,5 +1,7 @@
 //! Transactions: the latest, those since a block, one of them.
 
+use std::ops::ControlFlow;
+
 use bitcoin::consensus::encode::serialize_hex;
 use bitcoin::hashes::Hash;
 use bitcoin::{BlockHash, Txid};
@@ -38,14 +40,12 @@ pub(super) async fn listtransactions(ctx: Ctx, args: Args) -> RpcResult {
     let style = Style { network, label, min_depth: 0, long: true, replaceable };
     let newest_first = select::query(wallet.as_ref(), |ledger| {
         let mut rows = Vec::new();
-        for txid in ledger.txids().iter().rev() {
-            if let Some(tx) = ledger.transaction(txid, false) {
+        ledger.newest_first(&mut |txid| {
+            if let Some(tx) = ledger.transaction(&txid, false) {
                 entries::rows(ledger, &tx, &style, &mut rows);
             }
-            if rows.len() >= count.saturating_add(skip) {
-                break;
-            }
-        }
+            if rows.len() >= count.saturating_add(skip) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
         rows
     })?;
     let mut page: Vec<Value> = newest_first.into_iter().skip(skip).take(count).collect();
@@ -145,9 +145,12 @@ pub(super) async fn listsinceblock(ctx: Ctx, args: Args) -> RpcResult {
         let tip = ledger.tip();
         let depth = height.map(|height| i64::from(tip.height) + 1 - height);
         let mut rows = Vec::new();
+        let asked = |confirmations: i64| depth.is_none_or(|depth| confirmations.abs() < depth);
         for txid in ledger.txids() {
-            let Some(tx) = ledger.transaction(&txid, include_change) else { continue };
-            if depth.is_none_or(|depth| tx.confirmations.abs() < depth) {
+            if !ledger.confirmations(&txid).is_some_and(asked) {
+                continue;
+            }
+            if let Some(tx) = ledger.transaction(&txid, include_change) {
                 entries::rows(ledger, &tx, &style(0), &mut rows);
             }
         }

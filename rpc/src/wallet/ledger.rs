@@ -1,6 +1,7 @@
 //! The real wallet's records, as [`Ledger`] shows them.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bitcoin::bip32::{ChildNumber, DerivationPath};
@@ -54,6 +55,14 @@ impl Ledger for Wallet {
 
     fn txids(&self) -> Vec<Txid> {
         self.transactions().map(|record| record.txid).collect()
+    }
+
+    fn newest_first(&self, take: &mut dyn FnMut(Txid) -> ControlFlow<()>) {
+        let _ = self.transactions().rev().map(|record| record.txid).try_for_each(take);
+    }
+
+    fn confirmations(&self, txid: &Txid) -> Option<i64> {
+        self.ledger().get(txid).map(|record| self.ledger().depth(record))
     }
 
     fn transaction(&self, txid: &Txid, include_change: bool) -> Option<WalletTx> {

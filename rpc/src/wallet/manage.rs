@@ -7,7 +7,7 @@ use crate::json::Value;
 use crate::table::RpcResult;
 
 use super::backend::{
-    CreateWallet, Encryption, Ledger, Loaded, QuorumInfo, QuorumSpec, Result, Scanning, WalletSettings,
+    CreateWallet, Encryption, Ledger, Loaded, QuorumInfo, QuorumSpec, Result, Scanning, SigningSession, WalletSettings,
 };
 use super::params::check_options;
 use super::select;
@@ -155,7 +155,9 @@ pub(super) async fn getwalletinfo(ctx: Ctx, _args: Args) -> RpcResult {
     out.push("flags", flags(&settings));
     out.push("lastprocessedblock", tip);
     if let Some(quorum) = quorum {
-        out.push("quorum", quorum_summary(&quorum, settings.devquorum));
+        let mut shown = quorum_summary(&quorum, settings.devquorum);
+        shown.push("ceremonies", ceremonies(&wallet.signing_sessions()));
+        out.push("quorum", shown);
     }
     Ok(out)
 }
@@ -186,6 +188,18 @@ fn quorum_summary(quorum: &QuorumInfo, devquorum: Option<(u16, u16)>) -> Value {
         .with("threshold", quorum.threshold)
         .with("members", quorum.members.len());
     shown.with_opt("devquorum", devquorum.map(|(threshold, members)| format!("{threshold}/{members}")))
+}
+
+/// Shares that are being dealt at this moment, and how far that is.
+fn ceremonies(sessions: &[SigningSession]) -> Value {
+    let long = sessions.iter().filter(|session| ["keygeneration", "redeal"].contains(&session.kind.as_str()));
+    Value::arr(long.map(|session| {
+        Value::obj()
+            .with("kind", &session.kind)
+            .with("state", &session.state)
+            .with("started", session.started)
+            .with("waiting_for", Value::arr(&session.waiting_for))
+    }))
 }
 
 /// `{"hash":…,"height":…}` of the last block the wallet has taken in.

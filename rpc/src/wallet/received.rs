@@ -76,6 +76,9 @@ impl Tally {
 fn tally(ledger: &dyn Ledger, counted: &Counted, only: Option<&ScriptBuf>) -> BTreeMap<ScriptBuf, Tally> {
     let mut tallies: BTreeMap<ScriptBuf, Tally> = BTreeMap::new();
     for txid in ledger.txids() {
+        if ledger.confirmations(&txid).is_none_or(|confirmations| confirmations < counted.min_depth) {
+            continue;
+        }
         let Some(found) = ledger.transaction(&txid, true).filter(|tx| counted.admits(tx)) else { continue };
         for output in &found.tx.output {
             let script = &output.script_pubkey;

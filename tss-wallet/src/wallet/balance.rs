@@ -32,6 +32,16 @@ pub enum Spent {
     Confirmed,
 }
 
+/// Balances at one revision of the ledger, by what was asked.
+#[derive(Debug, Default)]
+pub(crate) struct KeptBalances {
+    revision: u64,
+    answers: BTreeMap<(u32, bool, bool), Balances>,
+}
+
+/// Questions about the balance whose answers are kept.
+const MAX_KEPT: usize = 8;
+
 /// Transactions already found to be trusted, or not.
 pub(crate) type TrustCache = BTreeMap<Txid, bool>;
 
@@ -59,6 +69,9 @@ impl Wallet {
 
     /// Walks up the unconfirmed ancestors without recursion, so that a long chain costs no stack.
     pub(crate) fn trusted(&self, record: &TxRecord, cache: &mut TrustCache) -> bool {
+        if record.is_confirmed() {
+            return true;
+        }
         if let Some(known) = cache.get(&record.txid) {
             return *known;
         }
@@ -101,7 +114,19 @@ impl Wallet {
     /// were spent from apart, where the wallet's flag asks for it. With `include_nonmempool`, as `getbalances` has it,
     /// coins spent outside the mempool count in their sum and against [`Balances::nonmempool`]; without, as
     /// `getbalance` has it, they do not count.
+    ///
+    /// The answer is kept until the ledger changes.
     pub fn balances(&self, min_depth: u32, avoid_used: bool, include_nonmempool: bool) -> Balances {
+        let question = (min_depth, avoid_used, include_nonmempool);
+        let revision = self.ledger.revision();
+        let mut kept = self.kept_balances.borrow_mut();
+        if kept.revision != revision || kept.answers.len() >= MAX_KEPT {
+            *kept = KeptBalances { revision, answers: BTreeMap::new() };
+        }
+        *kept.answers.entry(question).or_insert_with(|| self.count_balances(min_depth, avoid_used, include_nonmempool))
+    }
+
+    fn count_balances(&self, min_depth: u32, avoid_used: bool, include_nonmempool: bool) -> Balances {
         let apart = avoid_used && self.meta.avoid_reuse;
         let mut cache = TrustCache::new();
         let mut sums = Balances::default();

@@ -64,17 +64,17 @@ pub fn key_descriptor(key: &KeyInfo) -> String {
 impl Wallet {
     /// The descriptor a key is derived from.
     pub fn parent_descriptor(&self, key: &KeyInfo) -> Option<String> {
-        self.keys.account(key.address_type()).map(|account| branch_descriptor(account, key.branch()))
+        self.keys.descriptor(key.id.chain).map(str::to_owned)
     }
 
     /// The eight descriptors of the wallet, or those imported, ordered by their text as Core orders them.
     pub fn descriptors(&self) -> Vec<DescriptorInfo> {
         let mut rows: Vec<DescriptorInfo> = ChainId::all()
             .filter_map(|chain| {
-                let account = self.keys.account(chain.address_type)?;
+                let desc = self.keys.descriptor(chain)?.to_owned();
                 let end = self.pool.range_end(chain, self.options.keypool_size);
                 Some(DescriptorInfo {
-                    desc: branch_descriptor(account, chain.branch),
+                    desc,
                     timestamp: self.meta.created,
                     active: true,
                     internal: chain.branch.is_change(),

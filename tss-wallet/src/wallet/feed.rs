@@ -302,6 +302,7 @@ impl Wallet {
             let Some((_, output)) = self.keys.scripts().txout(input.previous_output) else { continue };
             let script = output.script_pubkey.clone();
             if self.book.set_spent(&script) {
+                self.ledger.changed();
                 writes.push(self.book.row(&script)?);
             }
         }

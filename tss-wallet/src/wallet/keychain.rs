@@ -18,6 +18,7 @@ use secp256k1::SECP256K1;
 use serde::{Deserialize, Serialize};
 
 use self::imported::{Imported, ScriptId};
+use super::descriptors::branch_descriptor;
 
 /// The four kinds of address, by Core's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -224,10 +225,35 @@ struct Chain {
     id: ChainId,
     account: AccountXpub,
     branch_key: Xpub,
-    /// Scripts below this index are in the index of scripts.
-    derived: u32,
+    /// `wpkh([fp/84/1/0]tpub…/0/*)#…`
+    descriptor: String,
+    /// Keys whose scripts are in the index of scripts, by their index; none where BIP32 has none.
+    keys: Vec<Option<PublicKey>>,
     /// Scripts below this index must be watched: handed out, leased or seen, and the look-ahead.
     wanted: u32,
+}
+
+impl Chain {
+    /// Scripts below this index are in the index of scripts.
+    fn derived(&self) -> u32 {
+        u32::try_from(self.keys.len()).unwrap_or(u32::MAX)
+    }
+
+    fn child(&self, index: u32) -> Option<PublicKey> {
+        let child = ChildNumber::from_normal_idx(index).ok()?;
+        self.branch_key.ckd_pub(SECP256K1, child).ok().map(|key| key.public_key)
+    }
+}
+
+/// Watches the script of the next index.
+fn derive_next(chain: &mut Chain, scripts: &mut SpkTxOutIndex<ScriptId>) {
+    let index = chain.derived();
+    let key = chain.child(index);
+    chain.keys.push(key);
+    if let Some(key) = key {
+        let id = ScriptId::Key(KeyId { chain: chain.id, index });
+        scripts.insert_spk(id, script_of(chain.id.address_type, key));
+    }
 }
 
 /// The scripts of a wallet and the outputs that pay to them.
@@ -255,7 +281,8 @@ impl Keychains {
             let branch_key = ChildNumber::from_normal_idx(id.branch.number())
                 .and_then(|child| account.xpub.derive_pub(SECP256K1, &[child]))
                 .map_err(|_| AccountError::Underivable(id.address_type))?;
-            chains.push(Chain { id, account: account.clone(), branch_key, derived: 0, wanted: 0 });
+            let descriptor = branch_descriptor(account, id.branch);
+            chains.push(Chain { id, account: account.clone(), branch_key, descriptor, keys: Vec::new(), wanted: 0 });
         }
         Ok(Self { network, chains, scripts: SpkTxOutIndex::default(), imported: Vec::new() })
     }
@@ -272,19 +299,27 @@ impl Keychains {
         self.chains.iter().find(|chain| chain.id == id)
     }
 
-    /// Derives a key, watched or not. `None` only past BIP32's last index.
+    /// The descriptor of a whole chain.
+    pub fn descriptor(&self, id: ChainId) -> Option<&str> {
+        self.chain(id).map(|chain| chain.descriptor.as_str())
+    }
+
+    /// A key, watched or not; one that is watched is not derived again. `None` only past BIP32's last index.
     pub fn derive(&self, id: KeyId) -> Option<KeyInfo> {
         let chain = self.chain(id.chain)?;
         let child = ChildNumber::from_normal_idx(id.index).ok()?;
-        let key = chain.branch_key.ckd_pub(SECP256K1, child).ok()?;
         let branch = ChildNumber::from_normal_idx(id.chain.branch.number()).ok()?;
-        Some(KeyInfo {
-            id,
-            fingerprint: chain.account.fingerprint,
-            path: chain.account.path.child(branch).child(child),
-            public_key: key.public_key,
-            script: script_of(id.chain.address_type, key.public_key),
-        })
+        let known = usize::try_from(id.index).ok().and_then(|index| chain.keys.get(index).copied().flatten());
+        let script = known.and_then(|_| self.scripts.spk_at_index(&ScriptId::Key(id)));
+        let (public_key, script) = match (known, script) {
+            (Some(key), Some(script)) => (key, script),
+            _ => {
+                let key = chain.child(id.index)?;
+                (key, script_of(id.chain.address_type, key))
+            }
+        };
+        let path = chain.account.path.child(branch).child(child);
+        Some(KeyInfo { id, fingerprint: chain.account.fingerprint, path, public_key, script })
     }
 
     /// Asks that scripts below `end` be watched.
@@ -296,24 +331,19 @@ impl Keychains {
 
     /// Scripts still to be derived before all wanted ones are watched.
     pub fn pending(&self) -> u32 {
-        self.chains.iter().map(|chain| chain.wanted.saturating_sub(chain.derived)).sum()
+        self.chains.iter().map(|chain| chain.wanted.saturating_sub(chain.derived())).sum()
     }
 
     /// Derives at most `limit` of the wanted scripts; true when none is left.
     pub fn top_up(&mut self, limit: usize) -> bool {
         let mut left = limit;
         for chain in &mut self.chains {
-            while chain.derived < chain.wanted {
+            while chain.derived() < chain.wanted {
                 if left == 0 {
                     return false;
                 }
                 left -= 1;
-                let index = chain.derived;
-                chain.derived += 1;
-                let Ok(child) = ChildNumber::from_normal_idx(index) else { continue };
-                let Ok(key) = chain.branch_key.ckd_pub(SECP256K1, child) else { continue };
-                let script = script_of(chain.id.address_type, key.public_key);
-                self.scripts.insert_spk(ScriptId::Key(KeyId { chain: chain.id, index }), script);
+                derive_next(chain, &mut self.scripts);
             }
         }
         self.top_up_imported(&mut left)
@@ -322,17 +352,10 @@ impl Keychains {
     /// Derives up to and including `index` of one chain.
     pub fn watch(&mut self, id: KeyId) {
         self.want(id.chain, id.index.saturating_add(1));
-        let missing: Vec<u32> = match self.chain(id.chain) {
-            Some(chain) => (chain.derived..=id.index).collect(),
-            None => return,
-        };
-        for index in missing {
-            if let Some(info) = self.derive(KeyId { chain: id.chain, index }) {
-                self.scripts.insert_spk(ScriptId::Key(info.id), info.script);
-            }
-        }
         if let Some(chain) = self.chains.iter_mut().find(|chain| chain.id == id.chain) {
-            chain.derived = chain.derived.max(id.index.saturating_add(1));
+            while chain.derived() <= id.index {
+                derive_next(chain, &mut self.scripts);
+            }
         }
     }
 

@@ -63,6 +63,8 @@ pub struct Ledger {
     open: BTreeSet<OutPoint>,
     /// Records changed since they were last stored.
     dirty: BTreeSet<Txid>,
+    /// Grows with every change that a question about money can see.
+    revision: u64,
 }
 
 impl Ledger {
@@ -72,6 +74,17 @@ impl Ledger {
 
     pub(crate) fn set_tip(&mut self, tip: Option<BlockId>) {
         self.tip = tip;
+        self.changed();
+    }
+
+    /// The state of the ledger by number: what was worked out at one holds until there is another.
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Something changed that answers depend on, here or in what stands beside the ledger.
+    pub(crate) fn changed(&mut self) {
+        self.revision += 1;
     }
 
     pub fn len(&self) -> usize {
@@ -96,6 +109,7 @@ impl Ledger {
     }
 
     pub(crate) fn edit(&mut self, txid: &Txid, edit: impl FnOnce(&mut TxRecord)) -> bool {
+        self.revision += 1;
         let Some(record) = self.records.get_mut(txid) else { return false };
         edit(record);
         self.dirty.insert(*txid);
@@ -161,6 +175,7 @@ impl Ledger {
     }
 
     fn insert(&mut self, record: TxRecord, keys: &mut Keychains) {
+        self.changed();
         let txid = record.txid;
         let tx = Arc::clone(&record.tx);
         self.next_order = self.next_order.max(record.order.saturating_add(1));
@@ -198,6 +213,7 @@ impl Ledger {
 
     /// Scripts have come to be watched: outputs that pay to them are ours from now on.
     pub(crate) fn look_again(&mut self, keys: &mut Keychains) {
+        self.changed();
         let known: Vec<(Txid, Arc<Transaction>)> =
             self.records.values().map(|record| (record.txid, Arc::clone(&record.tx))).collect();
         for (txid, tx) in known {
@@ -240,6 +256,7 @@ impl Ledger {
         keys: &mut Keychains,
     ) -> (Txid, bool) {
         let txid = tx.compute_txid();
+        self.changed();
         let changed = match self.records.get_mut(&txid) {
             Some(record) => {
                 let mut changed = record.state != state;
@@ -300,6 +317,7 @@ impl Ledger {
         keys: &Keychains,
         mut update: impl FnMut(&mut TxRecord) -> bool,
     ) -> bool {
+        self.changed();
         let mut todo = BTreeSet::from([start]);
         let mut done = BTreeSet::new();
         let mut any = false;
@@ -440,6 +458,7 @@ impl Ledger {
         record.state = state;
         let tx = Arc::clone(&record.tx);
         self.dirty.insert(txid);
+        self.changed();
         self.refresh_open_around(txid, &tx, keys);
     }
 }

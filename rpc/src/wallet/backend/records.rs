@@ -1,6 +1,7 @@
 //! One wallet's records: balances, coins, transactions, addresses, descriptors.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bitcoin::bip32::Fingerprint;
@@ -230,6 +231,14 @@ pub trait Ledger {
     fn unspent(&self, filter: &UnspentFilter) -> Vec<Unspent>;
     /// In the order the wallet came to know them.
     fn txids(&self) -> Vec<Txid>;
+    /// Those known last first, until `take` has enough.
+    fn newest_first(&self, take: &mut dyn FnMut(Txid) -> ControlFlow<()>) {
+        let _ = self.txids().into_iter().rev().try_for_each(take);
+    }
+    /// Confirmations as [`WalletTx`] has them.
+    fn confirmations(&self, txid: &Txid) -> Option<i64> {
+        self.transaction(txid, false).map(|tx| tx.confirmations)
+    }
     fn transaction(&self, txid: &Txid, include_change: bool) -> Option<WalletTx>;
     fn is_mine(&self, script: &Script) -> bool;
     /// Ours, but in no one's address book: change, or at least not given out.

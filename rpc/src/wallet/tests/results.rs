@@ -154,7 +154,7 @@ fn wallet_state_has_cores_keys_then_ours() {
         ]
     );
     let quorum = info.member("quorum").compact();
-    assert_eq!(quorum, r#"{"epoch":1,"threshold":2,"members":0,"devquorum":"2/3"}"#);
+    assert_eq!(quorum, r#"{"epoch":1,"threshold":2,"members":0,"devquorum":"2/3","ceremonies":[]}"#);
 }
 
 #[test]
