@@ -44,17 +44,21 @@ const CMAKE_OPTIONS: [&str; 14] = [
     "-DBUILD_FUZZ_BINARY=OFF",
 ];
 
-const SHIM_FILES: [&str; 11] = [
+const SHIM_FILES: [&str; 15] = [
+    "addresses.cpp",
     "args.cpp",
     "blocks.cpp",
     "chain.cpp",
+    "compact.cpp",
     "events.cpp",
+    "filters.cpp",
     "flush.cpp",
     "life.cpp",
     "load.cpp",
     "log.cpp",
     "mempool.cpp",
     "peers.cpp",
+    "relay.cpp",
     "rpc.cpp",
 ];
 

@@ -8,13 +8,15 @@ use std::time::Duration;
 use bitcoin::block::Header;
 use bitcoin::consensus::deserialize;
 use bitcoin::hashes::Hash;
-use bitcoin::{BlockHash, OutPoint, Transaction, Txid, Work, Wtxid};
+use bitcoin::{BlockHash, Txid, Work, Wtxid};
 use keyless_kernel::chain::{BlockInfo, BlockVerdict, BlockVerdictKind};
-use keyless_kernel::{Acceptance, Kernel, KernelError, RejectKind, Rejection};
+use keyless_kernel::{Kernel, KernelError};
 use keyless_p2p::bitcoin::{
-    BlockOutcome, BlockRef, Chain, HeaderInfo, HeaderRef, HeadersError, LowWorkStep, LowWorkSync, MempoolTx, TxOutcome,
-    TxRef,
+    BlockOutcome, BlockRef, Chain, HeaderInfo, HeaderRef, HeadersError, LowWorkStep, LowWorkSync, MempoolTx, TxRef,
 };
+
+mod compact;
+mod relay;
 
 /// [`Chain`] over the kernel of this process.
 #[derive(Debug, Clone)]
@@ -131,15 +133,19 @@ impl Chain for KernelChain {
         let hash = raw.get(..80).and_then(|bytes| deserialize::<Header>(bytes).ok()).map(|header| header.block_hash());
         let Some(hash) = hash else {
             let verdict = Some("block header is malformed".to_owned());
-            return BlockOutcome { hash: BlockHash::all_zeros(), new: false, verdict, punish: true };
+            return BlockOutcome { hash: BlockHash::all_zeros(), new: false, valid: false, verdict, punish: true };
         };
         match self.kernel.process_block(raw, requested, min_pow_checked) {
             Ok(outcome) => {
+                let valid = outcome.verdict.as_ref().is_some_and(|verdict| verdict.kind == BlockVerdictKind::Valid);
                 let refused = outcome.verdict.filter(|verdict| verdict.kind != BlockVerdictKind::Valid);
                 let punish = refused.as_ref().is_some_and(|verdict| punishable(verdict.kind));
-                BlockOutcome { hash, new: outcome.new, verdict: refused.map(|v: BlockVerdict| v.reason), punish }
+                let verdict = refused.map(|verdict: BlockVerdict| verdict.reason);
+                BlockOutcome { hash, new: outcome.new, valid, verdict, punish }
             }
-            Err(error) => BlockOutcome { hash, new: false, verdict: Some(error.to_string()), punish: false },
+            Err(error) => {
+                BlockOutcome { hash, new: false, valid: false, verdict: Some(error.to_string()), punish: false }
+            }
         }
     }
 
@@ -178,42 +184,6 @@ impl Chain for KernelChain {
 
     fn prune_height(&self) -> u32 {
         self.kernel.chain_state().ok().and_then(|state| state.prune_height).unwrap_or(0)
-    }
-
-    fn accept_transaction(&self, raw: &[u8]) -> TxOutcome {
-        let Ok(tx) = deserialize::<Transaction>(raw) else {
-            // A few forms that can never be valid are read by Core alone; its verdict names them.
-            return match self.kernel.accept_tx(raw, false) {
-                Ok(Acceptance::Rejected(rejection)) => refused(None, rejection.to_string(), rejection.kind),
-                _ => malformed(),
-            };
-        };
-        match self.kernel.accept_tx(raw, false) {
-            Ok(acceptance) => self.outcome(&tx, acceptance),
-            Err(error) => rejected(&tx, error.to_string(), RejectKind::Unknown),
-        }
-    }
-
-    fn accept_package(&self, parent: &[u8], child: &[u8]) -> [TxOutcome; 2] {
-        let (Ok(first), Ok(second)) = (deserialize::<Transaction>(parent), deserialize::<Transaction>(child)) else {
-            return [malformed(), malformed()];
-        };
-        let package = [first.clone(), second.clone()];
-        let outcome = match self.kernel.accept_package(&package, false) {
-            Ok(outcome) => outcome,
-            Err(error) => return [&first, &second].map(|tx| rejected(tx, error.to_string(), RejectKind::Unknown)),
-        };
-        [first, second].map(|tx| {
-            let wtxid = tx.compute_wtxid();
-            let own = outcome.transactions.iter().find(|(id, _)| *id == wtxid).map(|(_, result)| result.clone());
-            match own {
-                Some(acceptance) => self.outcome(&tx, acceptance),
-                None => {
-                    let reason = outcome.rejection.as_ref().map_or("package-not-validated", |r| r.reason.as_str());
-                    rejected(&tx, reason.to_owned(), RejectKind::MempoolPolicy)
-                }
-            }
-        })
     }
 
     fn transaction(&self, tx: TxRef) -> Option<MempoolTx> {
@@ -266,69 +236,5 @@ impl LowWorkSync for KernelHeadersSync {
         let step = self.sync.process(headers, full).ok()?;
         let more = if step.request_more { Some(self.sync.locator().ok()?) } else { None };
         Some(LowWorkStep { ready: step.ready, success: step.success, more })
-    }
-}
-
-impl KernelChain {
-    fn outcome(&self, tx: &Transaction, acceptance: Acceptance) -> TxOutcome {
-        let (txid, wtxid) = (tx.compute_txid(), tx.compute_wtxid());
-        match acceptance {
-            Acceptance::Accepted(accepted) => TxOutcome::Accepted {
-                txid,
-                wtxid,
-                fee_sat: accepted.fee.to_sat(),
-                vsize: accepted.vsize,
-                replaced: accepted.replaced,
-            },
-            Acceptance::AlreadyKnown { .. } => TxOutcome::Known { txid, wtxid },
-            Acceptance::OtherWitness(_) => {
-                rejected(tx, "txn-same-nonwitness-data-in-mempool".to_owned(), RejectKind::Conflict)
-            }
-            Acceptance::Rejected(Rejection { kind: RejectKind::MissingInputs, .. }) => {
-                TxOutcome::MissingInputs { txid, wtxid, parents: self.unknown_parents(tx) }
-            }
-            Acceptance::Rejected(Rejection { kind: RejectKind::Conflict, reason, .. })
-                if reason == "txn-already-in-mempool" =>
-            {
-                TxOutcome::Known { txid, wtxid }
-            }
-            Acceptance::Rejected(rejection) => rejected(tx, rejection.to_string(), rejection.kind),
-        }
-    }
-
-    /// Parents whose outputs are neither in the chain nor in the mempool.
-    fn unknown_parents(&self, tx: &Transaction) -> Vec<Txid> {
-        let unknown = |outpoint: &OutPoint| !matches!(self.kernel.coin(outpoint, true), Ok(Some(_)));
-        let mut parents: Vec<Txid> =
-            tx.input.iter().map(|i| i.previous_output).filter(unknown).map(|outpoint| outpoint.txid).collect();
-        parents.sort_unstable();
-        parents.dedup();
-        parents
-    }
-}
-
-fn rejected(tx: &Transaction, reason: String, kind: RejectKind) -> TxOutcome {
-    refused(Some((tx.compute_txid(), tx.compute_wtxid())), reason, kind)
-}
-
-fn refused(ids: Option<(Txid, Wtxid)>, reason: String, kind: RejectKind) -> TxOutcome {
-    TxOutcome::Rejected {
-        txid: ids.map(|(txid, _)| txid),
-        wtxid: ids.map(|(_, wtxid)| wtxid),
-        reason,
-        punish: kind == RejectKind::Consensus,
-        reconsiderable: kind == RejectKind::Reconsiderable,
-        witness_stripped: kind == RejectKind::WitnessStripped,
-    }
-}
-
-fn malformed() -> TxOutcome {
-    TxOutcome::Rejected {
-        txid: None,
-        wtxid: None,
-        reason: "TX decode failed".to_owned(),
-        punish: true,
-        reconsiderable: false,
-        witness_stripped: false,
     }
 }

@@ -48,10 +48,7 @@ impl Events {
             tracing::error!(target: "kernel", height, "a connected block cannot be decoded");
             return;
         };
-        let ids = |tx: &bitcoin::Transaction| (tx.compute_txid(), tx.compute_wtxid());
-        let transactions = block.txdata.iter().map(ids).collect();
-        let spent = block.txdata.iter().skip(1).flat_map(|tx| tx.input.iter().map(|i| i.previous_output)).collect();
-        self.tell_network(ChainEvent::BlockConnected { hash: block.block_hash(), height, transactions, spent });
+        self.tell_network(ChainEvent::BlockConnected { hash: block.block_hash() });
         self.tell_wallets(FeedEvent::BlockConnected { height, block });
     }
 }
@@ -69,8 +66,10 @@ impl Notifications for Events {
             Notification::BlockDisconnected { hash, height, .. } => {
                 self.tell_wallets(FeedEvent::BlockDisconnected { height, hash });
             }
-            Notification::TxAdded { tx, txid, wtxid, fee, vsize } => {
-                self.tell_network(ChainEvent::TxAdded { txid, wtxid, fee_sat: fee.to_sat(), vsize });
+            Notification::NewPowValidBlock { hash, height } => {
+                self.tell_network(ChainEvent::NewBlock { hash, height });
+            }
+            Notification::TxAdded { tx, .. } => {
                 self.tell_wallets(FeedEvent::MempoolAdded { transaction: tx });
             }
             Notification::TxRemoved { txid, reason, .. } => {

@@ -6,7 +6,7 @@
 //! `net_processing.cpp`; log lines under the tracing target `net` use Core's words, for its tests read them.
 //!
 //! Map: [`chain`] what the node must provide, [`config`] options, [`handle`] what callers hold, `owner` the
-//! one thread that owns all state, `peer` one peer's state, `downloads`, `requests` and `orphans` bookkeeping without I/O,
+//! one thread that owns all state, `peer` one peer's state, `downloads` bookkeeping without I/O,
 //! `message`, `wire` and `transport` the formats, `socket` the only tasks that do I/O, `addresses`, `bans` and `evict` what is
 //! remembered about hosts and who makes room.
 //!
@@ -23,11 +23,9 @@ mod evict;
 pub mod handle;
 mod inbox;
 mod message;
-mod orphans;
 mod owner;
 mod peer;
 pub mod permissions;
-mod requests;
 mod rolling;
 mod socket;
 mod transport;
@@ -40,8 +38,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
 pub use chain::{
-    BlockOutcome, BlockRef, Chain, ChainEvent, HeaderInfo, HeaderRef, HeadersError, LowWorkStep, LowWorkSync,
-    MempoolTx, TxOutcome, TxRef,
+    BlockOutcome, BlockRef, Chain, ChainEvent, CompactAnswer, CompactBlocks, CompactEnd, CompactStart, HeaderInfo,
+    HeaderRef, HeadersError, LightClients, LowWorkStep, LowWorkSync, Malformed, MempoolTx, Received, RelayPeer,
+    Relayed, TxRef, TxRelay,
 };
 pub use config::{Bind, Config, Outbound, Permissions};
 pub use handle::{ConnectionType, Handle, PeerId, PeerInfo, StartError, Whom};

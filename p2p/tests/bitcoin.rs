@@ -197,12 +197,12 @@ fn an_orphan_waits_for_its_parent_which_is_asked_for() {
     node.chain.miss(parent.compute_txid());
     let mut peer = Client::ready(node.address());
     peer.say(NetworkMessage::Tx(child.clone()));
-    until("the orphan is kept", || node.handle.orphans().len() == 1);
+    until("the orphan is kept", || node.chain.orphans() == 1);
     let wanted = Inventory::WitnessTransaction(parent.compute_txid());
     peer.wait(|message| *message == NetworkMessage::GetData(vec![wanted]));
     peer.say(NetworkMessage::Tx(parent));
     let id = TxRef::Wtxid(child.compute_wtxid());
-    until("the orphan was taken", || node.chain.has_transaction(id) && node.handle.orphans().is_empty());
+    until("the orphan was taken", || node.chain.has_transaction(id) && node.chain.orphans() == 0);
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn transactions_are_not_handed_out_before_they_are_announced() {
     let mut peer = Client::ready(node.address());
     let tx = spend(None, 1);
     // In the mempool, but this peer was never told.
-    assert!(matches!(node.chain.accept_transaction(&serialize(&tx)), net::TxOutcome::Accepted { .. }));
+    node.chain.enter(&tx);
     let id = Txid::from_byte_array(tx.compute_txid().to_byte_array());
     peer.say(NetworkMessage::GetData(vec![Inventory::Transaction(id)]));
     peer.wait(|message| *message == NetworkMessage::NotFound(vec![Inventory::Transaction(id)]));

@@ -48,6 +48,7 @@ uint64_t ChainServices(const ChainstateManager& chainman) EXCLUSIVE_LOCKS_REQUIR
     uint64_t services{NODE_NETWORK_LIMITED | NODE_WITNESS};
     if (!chainman.m_blockman.IsPruneMode() && !chainman.HistoricalChainstate()) services |= NODE_NETWORK;
     if (gArgs.GetBoolArg("-peerblockfilters", DEFAULT_PEERBLOCKFILTERS)) services |= NODE_COMPACT_FILTERS;
+    if (gArgs.GetBoolArg("-peerbloomfilters", DEFAULT_PEERBLOOMFILTERS)) services |= NODE_BLOOM;
     return services;
 }
 

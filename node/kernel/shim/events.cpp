@@ -2,14 +2,17 @@
 
 #include "flush.h"
 #include "index_info.h"
+#include "relay.h"
 
 #include <chain.h>
 #include <consensus/validation.h>
+#include <deploymentstatus.h>
 #include <kernel/mempool_entry.h>
 #include <kernel/mempool_removal_reason.h>
 #include <kernel/types.h>
 #include <node/interface_ui.h>
 #include <primitives/block.h>
+#include <validation.h>
 
 namespace keyless {
 
@@ -33,6 +36,11 @@ Writer BlockFields(const CBlock& block, const CBlockIndex& index)
 }
 
 } // namespace
+
+void Events::ActiveTipChange(const CBlockIndex&, bool initial_download)
+{
+    if (!initial_download) RelayTipMoved();
+}
 
 void Events::UpdatedBlockTip(const CBlockIndex* tip, const CBlockIndex* fork, bool initial_download)
 {
@@ -67,6 +75,8 @@ void Events::TransactionRemovedFromMempool(const CTransactionRef& tx, MemPoolRem
 
 void Events::BlockConnected(const kernel::ChainstateRole& role, const std::shared_ptr<const CBlock>& block, const CBlockIndex* index)
 {
+    const ChainstateManager* const chainman{TheState().node.chainman.get()};
+    if (!role.historical && chainman && !chainman->IsInitialBlockDownload()) RelayBlockConnected(block);
     Writer out{BlockFields(*block, *index)};
     out.boolean(role.historical);
     Notify(Event::BLOCK_CONNECTED, out);
@@ -74,6 +84,7 @@ void Events::BlockConnected(const kernel::ChainstateRole& role, const std::share
 
 void Events::BlockDisconnected(const std::shared_ptr<const CBlock>& block, const CBlockIndex* index)
 {
+    RelayBlockDisconnected();
     Notify(Event::BLOCK_DISCONNECTED, BlockFields(*block, *index));
 }
 
@@ -96,7 +107,13 @@ void Events::BlockChecked(const std::shared_ptr<const CBlock>& block, const Bloc
 
 void Events::NewPoWValidBlock(const CBlockIndex* index, const std::shared_ptr<const CBlock>& block)
 {
-    Notify(Event::NEW_POW_VALID_BLOCK, BlockFields(*block, *index));
+    const ChainstateManager* const chainman{TheState().node.chainman.get()};
+    if (!chainman || !DeploymentActiveAt(*index, *chainman, Consensus::DEPLOYMENT_SEGWIT)) return;
+    RelayNewBlock(block);
+    Writer out;
+    out.hash(index->GetBlockHash());
+    out.u32(static_cast<uint32_t>(index->nHeight));
+    Notify(Event::NEW_POW_VALID_BLOCK, out);
 }
 
 void ConnectInterfaceSignals()

@@ -11,6 +11,7 @@ namespace keyless {
 class Events final : public CValidationInterface
 {
 protected:
+    void ActiveTipChange(const CBlockIndex& tip, bool initial_download) override;
     void UpdatedBlockTip(const CBlockIndex* tip, const CBlockIndex* fork, bool initial_download) override;
     void TransactionAddedToMempool(const NewMempoolTransactionInfo& tx, uint64_t sequence) override;
     void TransactionRemovedFromMempool(const CTransactionRef& tx, MemPoolRemovalReason reason, uint64_t sequence) override;

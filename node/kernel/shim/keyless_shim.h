@@ -112,6 +112,55 @@ kl_buf kl_mempool_unbroadcast();
 kl_buf kl_mempool_broadcast_seen(kl_in txid);
 kl_buf kl_broadcast(kl_in tx, int64_t max_fee, int relay);
 kl_buf kl_estimate_fee(int target, int conservative);
+
+// relay.cpp
+kl_buf kl_relay_joined(int64_t peer, int preferred, int relay_permission, int wtxid_relay);
+kl_buf kl_relay_left(int64_t peer);
+kl_buf kl_relay_announced(int64_t peer, kl_in id, int is_wtxid);
+kl_buf kl_relay_requests(int64_t peer);
+kl_buf kl_relay_not_found(int64_t peer, kl_in ids);
+kl_buf kl_relay_decode(kl_in tx);
+kl_buf kl_relay_transaction(int64_t peer, kl_in tx);
+kl_buf kl_relay_orphan(int64_t peer);
+
+// compact.cpp
+kl_buf kl_compact_make(kl_in hash);
+kl_buf kl_compact_decode(kl_in bytes);
+kl_buf kl_compact_begin(int64_t peer, kl_in bytes);
+kl_buf kl_compact_fill(int64_t peer, kl_in payload);
+kl_buf kl_compact_try(kl_in bytes);
+void kl_compact_forget(int64_t peer, kl_in hash);
+kl_buf kl_compact_request(kl_in payload);
+kl_buf kl_compact_ask(kl_in hash, kl_in indexes);
+kl_buf kl_compact_answer(kl_in payload);
+
+// addresses.cpp
+kl_buf kl_book_size(uint8_t network);
+kl_buf kl_book_learn(kl_in addresses, kl_in source, kl_in source_name, int64_t penalty_secs);
+kl_buf kl_book_good(kl_in address);
+kl_buf kl_book_attempt(kl_in address, int count_failure);
+kl_buf kl_book_connected(kl_in address);
+kl_buf kl_book_services(kl_in address);
+kl_buf kl_book_choose(int only_new, uint32_t networks);
+kl_buf kl_book_collision();
+kl_buf kl_book_sample(uint32_t most, uint32_t percent);
+kl_buf kl_book_save();
+kl_buf kl_address_group(kl_in address);
+kl_buf kl_address_mapped_as(kl_in address);
+void kl_set_reachable(uint32_t networks);
+kl_buf kl_fixed_seeds();
+kl_buf kl_anchors_take();
+kl_buf kl_anchors_keep(kl_in addresses);
+
+// filters.cpp
+kl_buf kl_filter_range(uint32_t start, kl_in stop);
+kl_buf kl_filter_headers(uint32_t start, kl_in stop);
+kl_buf kl_filter_checkpoints(kl_in stop);
+kl_buf kl_bloom_load(int64_t peer, kl_in payload);
+kl_buf kl_bloom_add(int64_t peer, kl_in payload);
+void kl_bloom_clear(int64_t peer);
+kl_buf kl_bloom_matches(int64_t peer, kl_in txid);
+kl_buf kl_bloom_block(int64_t peer, kl_in hash);
 }
 
 #endif // KEYLESS_SHIM_H

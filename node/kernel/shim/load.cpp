@@ -2,6 +2,7 @@
 
 #include "flush.h"
 #include "peers.h"
+#include "relay.h"
 #include "state.h"
 
 #include <bitcoin-build-config.h> // IWYU pragma: keep
@@ -96,6 +97,16 @@ std::unique_ptr<NetGroupManager> NetGroups()
     return std::make_unique<NetGroupManager>(NetGroupManager::WithLoadedAsmap(std::move(asmap)));
 }
 
+/** Logs how the known addresses spread over the map. */
+void CheckAsmap(node::NodeContext& node)
+{
+    std::vector<CNetAddr> clearnet;
+    for (const Network network : {NET_IPV4, NET_IPV6}) {
+        for (const CAddress& address : node.addrman->GetAddr(/*max_addresses=*/0, /*max_pct=*/0, network, /*filtered=*/false)) clearnet.push_back(address);
+    }
+    node.netgroupman->ASMapHealthCheck(clearnet);
+}
+
 /** The address table, and a connection manager that is never started: handlers that look at it find no peer. Bans are Rust's. */
 void MakeNetworkTables(node::NodeContext& node)
 {
@@ -104,6 +115,10 @@ void MakeNetworkTables(node::NodeContext& node)
     auto addrman{LoadAddrman(*node.netgroupman, gArgs)};
     if (!addrman) Require(InitError(util::ErrorString(addrman)), "peers.dat");
     node.addrman = std::move(*addrman);
+    if (node.netgroupman->UsingASMap()) {
+        CheckAsmap(node);
+        node.scheduler->scheduleEvery([&node] { CheckAsmap(node); }, std::chrono::hours{24});
+    }
     FastRandomContext rng;
     node.connman = std::make_unique<CConnman>(rng.rand64(), rng.rand64(), *node.addrman, *node.netgroupman, Params(), gArgs.GetBoolArg("-networkactive", true));
 }
@@ -346,6 +361,7 @@ void LoadNode(node::NodeContext& node)
     const bool reindex{LoadChain(node, kernel_caches)};
     if (StopRequested(node)) return;
     node.peerman = MakePeers(peer_options.ignore_incoming_txs);
+    MakeRelay(*node.mempool, peer_options.max_extra_txs);
     MakeIndexes(node, index_caches, reindex);
     MaintainBlockStore(node);
     ConnectBlockNotify();
@@ -365,6 +381,7 @@ void LoadNode(node::NodeContext& node)
 
 void UnloadNode(node::NodeContext& node)
 {
+    EndRelay();
     if (node.addrman) DumpPeerAddresses(gArgs, *node.addrman);
 }
 

@@ -1,5 +1,6 @@
 #include "peers.h"
 
+#include "relay.h"
 #include "state.h"
 
 #include <chain.h>
@@ -42,10 +43,11 @@ public:
     }
     PeerManagerInfo GetInfo() const override { return {.ignores_incoming_txs = m_blocks_only}; }
 
+    std::vector<node::TxOrphanage::OrphanInfo> GetOrphanTransactions() override { return RelayOrphans(); }
+
     // What follows needs peers, which this side has none of.
     void StartScheduledTasks(CScheduler&) override {}
     bool GetNodeStateStats(NodeId, CNodeStateStats&) const override { return false; }
-    std::vector<node::TxOrphanage::OrphanInfo> GetOrphanTransactions() override { return {}; }
     std::vector<PrivateBroadcast::TxBroadcastInfo> GetPrivateBroadcastInfo() const override { return {}; }
     std::vector<CTransactionRef> AbortPrivateBroadcast(const uint256&) override { return {}; }
     node::TransactionError InitiateTxBroadcastPrivate(const CTransactionRef&) override { return node::TransactionError::PRIVATE_BROADCAST_FULL; }

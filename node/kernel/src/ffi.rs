@@ -150,4 +150,58 @@ unsafe extern "C" {
     pub(crate) safe fn kl_mempool_broadcast_seen(txid: Bytes<'_>) -> Buffer;
     pub(crate) safe fn kl_broadcast(tx: Bytes<'_>, max_fee: i64, relay: c_int) -> Buffer;
     pub(crate) safe fn kl_estimate_fee(target: c_int, conservative: c_int) -> Buffer;
+
+    // Transactions of peers.
+    pub(crate) safe fn kl_relay_joined(peer: i64, preferred: c_int, relay_permission: c_int, wtxid: c_int) -> Buffer;
+    pub(crate) safe fn kl_relay_left(peer: i64) -> Buffer;
+    pub(crate) safe fn kl_relay_announced(peer: i64, id: Bytes<'_>, is_wtxid: c_int) -> Buffer;
+    pub(crate) safe fn kl_relay_requests(peer: i64) -> Buffer;
+    pub(crate) safe fn kl_relay_not_found(peer: i64, ids: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_relay_decode(tx: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_relay_transaction(peer: i64, tx: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_relay_orphan(peer: i64) -> Buffer;
+
+    // Compact blocks.
+    pub(crate) safe fn kl_compact_make(hash: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_compact_decode(bytes: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_compact_begin(peer: i64, bytes: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_compact_fill(peer: i64, payload: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_compact_try(bytes: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_compact_forget(peer: i64, hash: Bytes<'_>);
+    pub(crate) safe fn kl_compact_request(payload: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_compact_ask(hash: Bytes<'_>, indexes: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_compact_answer(payload: Bytes<'_>) -> Buffer;
+
+    // Addresses of other nodes.
+    pub(crate) safe fn kl_book_size(network: u8) -> Buffer;
+    pub(crate) safe fn kl_book_learn(
+        addresses: Bytes<'_>,
+        source: Bytes<'_>,
+        source_name: Bytes<'_>,
+        penalty_secs: i64,
+    ) -> Buffer;
+    pub(crate) safe fn kl_book_good(address: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_book_attempt(address: Bytes<'_>, count_failure: c_int) -> Buffer;
+    pub(crate) safe fn kl_book_connected(address: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_book_services(address: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_book_choose(only_new: c_int, networks: u32) -> Buffer;
+    pub(crate) safe fn kl_book_collision() -> Buffer;
+    pub(crate) safe fn kl_book_sample(most: u32, percent: u32) -> Buffer;
+    pub(crate) safe fn kl_book_save() -> Buffer;
+    pub(crate) safe fn kl_address_group(address: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_address_mapped_as(address: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_set_reachable(networks: u32);
+    pub(crate) safe fn kl_fixed_seeds() -> Buffer;
+    pub(crate) safe fn kl_anchors_take() -> Buffer;
+    pub(crate) safe fn kl_anchors_keep(addresses: Bytes<'_>) -> Buffer;
+
+    // Filters for light clients.
+    pub(crate) safe fn kl_filter_range(start: u32, stop: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_filter_headers(start: u32, stop: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_filter_checkpoints(stop: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_bloom_load(peer: i64, payload: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_bloom_add(peer: i64, payload: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_bloom_clear(peer: i64);
+    pub(crate) safe fn kl_bloom_matches(peer: i64, txid: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_bloom_block(peer: i64, hash: Bytes<'_>) -> Buffer;
 }

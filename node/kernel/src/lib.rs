@@ -9,9 +9,13 @@
 //! | --- | --- |
 //! | [`args`] | the command line, `bitcoin.conf`, `settings.json`, paths |
 //! | [`node`] | [`Kernel`]: prepare, start, load, interrupt, shut down |
+//! | [`addresses`] | Core's address manager, groups of networks, anchors, fixed seeds |
 //! | [`chain`] | headers, blocks, undo data, coins, locators, anti-DoS thresholds |
 //! | [`headers_sync`] | Core's low-work header filter, one for each peer |
 //! | [`mempool`] | acceptance, packages, entries, fee rates, broadcast |
+//! | [`relay`] | transactions that peers announce and send: requests, orphans, packages |
+//! | [`compact`] | compact blocks, made and rebuilt |
+//! | [`filters`] | block filters and bloom filters, for light clients |
 //! | [`rpc`] | Core's RPC table: execution, warm-up, command list |
 //! | [`notify`] | what the node tells: blocks, transactions, flushes, shutdown |
 //! | [`log`] | lines and categories of `debug.log`, the layer that feeds `tracing` into it |
@@ -23,17 +27,21 @@
 #![deny(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+pub mod addresses;
 pub mod args;
 pub mod chain;
 mod codec;
+pub mod compact;
 pub mod daemon;
 pub mod error;
 mod ffi;
+pub mod filters;
 pub mod headers_sync;
 pub mod log;
 pub mod mempool;
 pub mod node;
 pub mod notify;
+pub mod relay;
 pub mod rpc;
 
 /// The vendored tree this crate was built from.

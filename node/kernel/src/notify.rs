@@ -51,8 +51,6 @@ pub enum Notification {
         hash: BlockHash,
         /// Its height.
         height: u32,
-        /// The block, in consensus encoding.
-        block: Vec<u8>,
     },
     /// Core judged a block. On the thread that handed it in.
     BlockChecked {
@@ -185,7 +183,7 @@ fn decode(kind: u32, f: &mut Fields<'_>) -> Result<Notification, KernelError> {
             background: f.bool()?,
         },
         3 => Notification::BlockDisconnected { hash: f.block_hash()?, height: f.u32()?, block: f.bytes()?.to_vec() },
-        4 => Notification::NewPowValidBlock { hash: f.block_hash()?, height: f.u32()?, block: f.bytes()?.to_vec() },
+        4 => Notification::NewPowValidBlock { hash: f.block_hash()?, height: f.u32()? },
         5 => Notification::BlockChecked { hash: f.block_hash()?, verdict: crate::chain::read_verdict(f)? },
         6 => Notification::TxAdded {
             tx: f.consensus()?,

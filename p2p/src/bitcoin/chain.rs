@@ -6,7 +6,14 @@
 use std::time::Duration;
 
 use bitcoin::block::Header;
-use bitcoin::{BlockHash, OutPoint, Txid, Work, Wtxid};
+use bitcoin::hashes::Hash;
+use bitcoin::{BlockHash, Txid, Work, Wtxid};
+
+mod compact;
+mod relay;
+
+pub use compact::{CompactAnswer, CompactBlocks, CompactEnd, CompactStart, LightClients};
+pub use relay::{Malformed, Received, RelayPeer, Relayed, TxRelay};
 
 /// A block of the active chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +64,8 @@ pub struct BlockOutcome {
     pub hash: BlockHash,
     /// The data was not known before and was stored.
     pub new: bool,
+    /// It was judged valid now, as it was connected.
+    pub valid: bool,
     /// `None`: not refused. Else Core's reject reason, such as `bad-txnmrklroot`.
     pub verdict: Option<String>,
     /// The sender broke a rule.
@@ -70,25 +79,14 @@ pub enum TxRef {
     Wtxid(Wtxid),
 }
 
-/// What became of a transaction.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TxOutcome {
-    /// In the mempool now. `replaced` left it in exchange.
-    Accepted { txid: Txid, wtxid: Wtxid, fee_sat: u64, vsize: u64, replaced: Vec<Txid> },
-    /// Inputs are not known (Core's `TX_MISSING_INPUTS`).
-    MissingInputs { txid: Txid, wtxid: Wtxid, parents: Vec<Txid> },
-    /// Refused. `reason` is Core's text; `punish` is set for consensus failures; `reconsiderable` for a feerate
-    /// that a child could make up for; `witness_stripped` when the same txid may be valid with a witness.
-    Rejected {
-        txid: Option<Txid>,
-        wtxid: Option<Wtxid>,
-        reason: String,
-        punish: bool,
-        reconsiderable: bool,
-        witness_stripped: bool,
-    },
-    /// Already in the mempool.
-    Known { txid: Txid, wtxid: Wtxid },
+impl TxRef {
+    /// The 32 bytes of the id.
+    pub fn bytes(&self) -> [u8; 32] {
+        match self {
+            Self::Txid(id) => id.to_byte_array(),
+            Self::Wtxid(id) => id.to_byte_array(),
+        }
+    }
 }
 
 /// A transaction of the mempool.
@@ -122,7 +120,7 @@ pub trait LowWorkSync: Send {
 }
 
 /// What the node's chain and mempool answer. Implemented by the node over the kernel, and by a test twin.
-pub trait Chain: Send + Sync + 'static {
+pub trait Chain: TxRelay + CompactBlocks + LightClients + Send + Sync + 'static {
     /// Time since the Unix epoch; follows mock time.
     fn now(&self) -> Duration;
 
@@ -162,10 +160,6 @@ pub trait Chain: Send + Sync + 'static {
     /// Lowest height whose block data is kept (0 unless pruned).
     fn prune_height(&self) -> u32;
 
-    /// Mempool acceptance of one serialized transaction.
-    fn accept_transaction(&self, raw: &[u8]) -> TxOutcome;
-    /// A parent below the mempool's minimum together with the child that pays for it. One outcome for each.
-    fn accept_package(&self, parent: &[u8], child: &[u8]) -> [TxOutcome; 2];
     fn transaction(&self, tx: TxRef) -> Option<MempoolTx>;
     fn has_transaction(&self, tx: TxRef) -> bool;
     /// Ids of all that is in the mempool, parents before children.
@@ -185,14 +179,13 @@ pub trait Chain: Send + Sync + 'static {
 pub enum ChainEvent {
     /// The active chain has a new tip, settled (Core's `UpdatedBlockTip`).
     TipChanged { hash: BlockHash, height: u32, initial_download: bool },
-    /// A block was connected; the ids of its transactions stop their relay, and what it spent ends orphans.
-    BlockConnected { hash: BlockHash, height: u32, transactions: Vec<(Txid, Wtxid)>, spent: Vec<OutPoint> },
+    /// A block builds on the tip and has proof of work, but is not validated yet: for those who want it at once.
+    NewBlock { hash: BlockHash, height: u32 },
+    /// A block was connected.
+    BlockConnected { hash: BlockHash },
     /// A block was found invalid after it was stored, when its branch came to have the most work: whoever sent it answers
     /// for it.
     BlockRefused { hash: BlockHash, reason: String, punish: bool },
-    /// The mempool took a transaction: nobody is asked for it any more. It is not announced by this (a reorg refills the
-    /// mempool silently); what came from a peer is announced anyway, what the node itself submits takes `Broadcast`.
-    TxAdded { txid: Txid, wtxid: Wtxid, fee_sat: u64, vsize: u64 },
     /// Announce a transaction of the mempool to all peers, again if need be (`sendrawtransaction`).
     Broadcast { txid: Txid, wtxid: Wtxid },
 }

@@ -1,9 +1,9 @@
 //! Which block was asked from whom, and who holds up the rest. Pure: time and chain answers are handed in.
 //!
-//! Follows Core's `mapBlocksInFlight` and `FindNextBlocks`: each block is asked from one peer, sixteen at most from each,
-//! and a peer that holds the first missing block while the window cannot move is the staller.
+//! Follows Core's `mapBlocksInFlight` and `FindNextBlocks`: each block is asked from one peer (as a compact block from up to
+//! three), sixteen at most from each, and a peer that holds the first missing block while the window cannot move is the staller.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use bitcoin::BlockHash;
@@ -21,6 +21,8 @@ const STALLING_TIMEOUT_MAX: Duration = Duration::from_secs(64);
 #[derive(Debug, Default)]
 struct PeerDownloads {
     blocks: VecDeque<BlockRef>,
+    /// Those of which a part is here, from a compact block of this peer.
+    partial: HashSet<BlockHash>,
     since: Duration,
     stalling_since: Option<Duration>,
 }
@@ -44,7 +46,8 @@ pub(crate) struct Pick {
 
 #[derive(Debug)]
 pub(crate) struct Downloads {
-    in_flight: HashMap<BlockHash, PeerId>,
+    /// Who was asked, in order; never empty.
+    in_flight: HashMap<BlockHash, Vec<PeerId>>,
     peers: HashMap<PeerId, PeerDownloads>,
     stalling_timeout: Duration,
 }
@@ -60,6 +63,28 @@ impl Downloads {
         self.in_flight.contains_key(hash)
     }
 
+    /// Who was asked for a block, the first first.
+    pub(crate) fn holders(&self, hash: &BlockHash) -> &[PeerId] {
+        self.in_flight.get(hash).map_or(&[], Vec::as_slice)
+    }
+
+    /// A part of the block is here, from a compact block of this peer.
+    pub(crate) fn mark_partial(&mut self, peer: PeerId, hash: &BlockHash) {
+        if let Some(entry) = self.peers.get_mut(&peer) {
+            entry.partial.insert(*hash);
+        }
+    }
+
+    pub(crate) fn is_partial(&self, peer: PeerId, hash: &BlockHash) -> bool {
+        self.peers.get(&peer).is_some_and(|entry| entry.partial.contains(hash))
+    }
+
+    /// Blocks of which a part is here from this peer.
+    pub(crate) fn partials(&self, peer: PeerId) -> Vec<BlockHash> {
+        self.peers.get(&peer).map(|entry| entry.partial.iter().copied().collect()).unwrap_or_default()
+    }
+
+    /// Blocks asked for.
     pub(crate) fn total(&self) -> usize {
         self.in_flight.len()
     }
@@ -72,42 +97,53 @@ impl Downloads {
         self.peers.get(&peer).map(|p| p.blocks.iter().map(|block| block.height).collect()).unwrap_or_default()
     }
 
-    /// False if the same peer was asked already; another peer's request is taken over.
+    /// False if the same peer was asked already; requests to others go on.
     pub(crate) fn requested(&mut self, peer: PeerId, block: BlockRef, now: Duration) -> bool {
-        if self.in_flight.get(&block.hash) == Some(&peer) {
+        let holders = self.in_flight.entry(block.hash).or_default();
+        if holders.contains(&peer) {
             return false;
         }
-        self.received(&block.hash, None, now);
+        holders.push(peer);
         let entry = self.peers.entry(peer).or_default();
         if entry.blocks.is_empty() {
             entry.since = now;
         }
         entry.blocks.push_back(block);
-        self.in_flight.insert(block.hash, peer);
         true
     }
 
-    /// Forgets the request, if it went to `from` (to anyone with `None`).
-    pub(crate) fn received(&mut self, hash: &BlockHash, from: Option<PeerId>, now: Duration) {
-        let Some(peer) = self.in_flight.get(hash).copied() else { return };
-        if from.is_some_and(|from| from != peer) {
-            return;
+    /// Forgets the request to `from` (to all with `None`), and tells of whom a part of the block is here.
+    pub(crate) fn received(&mut self, hash: &BlockHash, from: Option<PeerId>, now: Duration) -> Vec<PeerId> {
+        let Some(holders) = self.in_flight.get_mut(hash) else { return Vec::new() };
+        let ended: Vec<PeerId> = holders.iter().copied().filter(|id| from.is_none_or(|from| from == *id)).collect();
+        holders.retain(|id| !ended.contains(id));
+        if holders.is_empty() {
+            self.in_flight.remove(hash);
         }
-        self.in_flight.remove(hash);
-        if let Some(entry) = self.peers.get_mut(&peer) {
+        let mut partial = Vec::new();
+        for peer in ended {
+            let Some(entry) = self.peers.get_mut(&peer) else { continue };
             if entry.blocks.front().is_some_and(|first| first.hash == *hash) {
                 entry.since = entry.since.max(now);
             }
             entry.blocks.retain(|block| block.hash != *hash);
             entry.stalling_since = None;
+            if entry.partial.remove(hash) {
+                partial.push(peer);
+            }
         }
+        partial
     }
 
     /// The peer is gone; what it was asked for may be asked from others.
     pub(crate) fn forget_peer(&mut self, peer: PeerId) {
         if let Some(entry) = self.peers.remove(&peer) {
             for block in entry.blocks {
-                self.in_flight.remove(&block.hash);
+                let Some(holders) = self.in_flight.get_mut(&block.hash) else { continue };
+                holders.retain(|id| *id != peer);
+                if holders.is_empty() {
+                    self.in_flight.remove(&block.hash);
+                }
             }
         }
     }
@@ -122,7 +158,7 @@ impl Downloads {
             if pick.blocks.len() >= budget {
                 break;
             }
-            if let Some(holder) = self.in_flight.get(&block.hash) {
+            if let Some(holder) = self.holders(&block.hash).first() {
                 waiting_for = waiting_for.or(Some(*holder));
                 continue;
             }
@@ -231,11 +267,17 @@ mod tests {
     }
 
     #[test]
-    fn a_request_moves_to_the_peer_asked_last() {
+    fn a_block_may_be_asked_from_several_and_each_request_ends_by_itself() {
         let mut downloads = Downloads::default();
         assert!(downloads.requested(1, block(1), T(0)));
         assert!(!downloads.requested(1, block(1), T(0)));
         assert!(downloads.requested(2, block(1), T(0)));
-        assert_eq!((downloads.count(1), downloads.count(2), downloads.total()), (0, 1, 1));
+        assert_eq!((downloads.count(1), downloads.count(2), downloads.total()), (1, 1, 1));
+        assert_eq!(downloads.holders(&block(1).hash), [1, 2]);
+        downloads.mark_partial(2, &block(1).hash);
+        assert!(downloads.received(&block(1).hash, Some(1), T(1)).is_empty());
+        assert_eq!((downloads.count(1), downloads.holders(&block(1).hash)), (0, &[2][..]));
+        assert_eq!(downloads.received(&block(1).hash, None, T(1)), [2]);
+        assert!(!downloads.is_requested(&block(1).hash) && !downloads.is_partial(2, &block(1).hash));
     }
 }

@@ -195,18 +195,8 @@ pub(crate) enum Command {
     Addresses(Reply<Vec<KnownAddress>>),
     AddAddress { address: SocketAddr, tried: bool, reply: Reply<bool> },
     SendRaw { id: PeerId, command: String, payload: Vec<u8>, reply: Reply<bool> },
-    Orphans(Reply<Vec<Orphan>>),
     FetchBlock { id: PeerId, hash: bitcoin::BlockHash, reply: Reply<Result<(), FetchError>> },
     Advance(Duration),
-}
-
-/// `getorphantxs`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Orphan {
-    pub raw: Vec<u8>,
-    pub txid: bitcoin::Txid,
-    pub wtxid: bitcoin::Wtxid,
-    pub from: Vec<PeerId>,
 }
 
 /// Why `getblockfrompeer` cannot ask. Texts are Core's.
@@ -354,10 +344,6 @@ impl Handle {
     pub fn send_raw(&self, id: PeerId, command: &str, payload: Vec<u8>) -> bool {
         let command = command.to_owned();
         self.ask(|reply| Command::SendRaw { id, command, payload, reply }).unwrap_or(false)
-    }
-
-    pub fn orphans(&self) -> Vec<Orphan> {
-        self.ask(Command::Orphans).unwrap_or_default()
     }
 
     /// `getblockfrompeer`.

@@ -7,12 +7,14 @@
 mod announce;
 mod blocks;
 mod commands;
+mod compact;
 mod connections;
 mod fetch;
 mod gossip;
 mod handshake;
 mod headers;
 mod inventory;
+mod light;
 mod report;
 mod service;
 mod transactions;
@@ -44,7 +46,6 @@ use super::transport::{Opening, TransportError};
 use super::wire::Frame;
 use connections::Dials;
 use inventory::RecentBlock;
-use transactions::Relay;
 
 /// Frames and socket events waiting for the owner.
 pub(super) const MAX_SOCKET_EVENTS: usize = 4_096;
@@ -101,7 +102,12 @@ pub(super) struct Owner {
     capture: Capture,
     downloads: Downloads,
     block_sources: blocks::Sources,
-    relay: Relay,
+    /// Peers asked to announce by compact blocks, the longest-serving first.
+    announcers: Vec<PeerId>,
+    /// A transaction was taken: what waited for it, whoever sent it, can be looked at.
+    orphans_due: bool,
+    /// Height of the newest block that was announced before its validation.
+    fast_announced: u32,
     /// Peers whose headers are being synced.
     syncing: usize,
     last_inv_headers_trigger: Option<BlockHash>,
@@ -152,7 +158,9 @@ impl Owner {
             listening: wiring.listening,
             downloads: Downloads::default(),
             block_sources: blocks::Sources::default(),
-            relay: Relay::default(),
+            announcers: Vec::new(),
+            orphans_due: false,
+            fast_announced: 0,
             syncing: 0,
             last_inv_headers_trigger: None,
             recent_block: None,
@@ -254,13 +262,16 @@ impl Owner {
             SocketEvent::Accepted { stream, remote, bind } => self.accept(stream, remote, bind),
             SocketEvent::Dialed { ticket, result } => self.dialed(ticket, result),
             SocketEvent::Resolved { name, addresses } => self.resolved(&name, &addresses),
-            SocketEvent::Frame { id, frame, permit } => self.with_peer(id, |owner, peer| {
-                peer.look_at_counters(owner.chain.now());
-                peer.count_received(&frame.command, frame.wire_bytes);
-                peer.backlog.push_back((frame, permit));
-                owner.due.insert(peer.id);
-                owner.work_off(peer)
-            }),
+            SocketEvent::Frame { id, frame, permit } => {
+                self.with_peer(id, |owner, peer| {
+                    peer.look_at_counters(owner.chain.now());
+                    peer.count_received(&frame.command, frame.wire_bytes);
+                    peer.backlog.push_back((frame, permit));
+                    owner.due.insert(peer.id);
+                    owner.work_off(peer)
+                });
+                self.look_at_orphans();
+            }
             SocketEvent::Dropped { id, error, wire_bytes } => {
                 if let Some(peer) = self.peers.get_mut(&id) {
                     tracing::debug!(target: "net", "{error}, peer={id}");
@@ -316,6 +327,9 @@ impl Owner {
             if !peer.getdata.is_empty() {
                 return Ok(());
             }
+            if self.reconsider(peer) {
+                continue;
+            }
             // What wants no answer is taken all the same: two full send buffers must not wait for each other.
             let asks = peer.backlog.front().is_some_and(|(frame, _)| wants_answer(&frame.command));
             if asks && peer.link.is_congested() {
@@ -365,14 +379,12 @@ impl Owner {
             "tx" => self.on_tx(peer, payload),
             "mempool" => self.on_mempool(peer),
             "feefilter" => self.on_fee_filter(peer, payload),
-            "filterload" | "filteradd" | "filterclear" => {
-                Err(gone(format!("{command} received despite not offering bloom services, {}", peer.disconnecting())))
-            }
-            "getcfilters" | "getcfheaders" | "getcfcheckpt" => {
-                Err(gone(format!("peer requested unsupported block filter type: 0, {}", peer.disconnecting())))
-            }
-            // Compact blocks are announced by nobody we told that we want them, and asked by nobody we offered them.
-            "cmpctblock" | "getblocktxn" | "blocktxn" | "merkleblock" | "alert" | "reject" => Ok(()),
+            "filterload" | "filteradd" | "filterclear" => self.on_bloom(peer, command, payload),
+            "getcfilters" | "getcfheaders" | "getcfcheckpt" => self.on_get_filters(peer, command, payload),
+            "cmpctblock" => self.on_compact_block(peer, payload),
+            "getblocktxn" => self.on_get_block_transactions(peer, payload),
+            "blocktxn" => self.on_block_transactions(peer, payload),
+            "merkleblock" | "alert" | "reject" => Ok(()),
             _ => {
                 tracing::debug!(
                     target: "net",
@@ -403,22 +415,19 @@ impl Owner {
                 self.tip_changed(hash, height, initial_download);
             }
             ChainEvent::BlockRefused { hash, reason, punish } => self.block_refused(&hash, &reason, punish),
-            ChainEvent::BlockConnected { hash, transactions, spent, .. } => {
-                self.block_sources.take(&hash);
-                self.block_connected(&transactions, &spent);
-            }
-            ChainEvent::TxAdded { txid, wtxid, .. } => self.relay.entered(&txid, &wtxid),
-            ChainEvent::Broadcast { txid, wtxid } => {
-                self.relay.entered(&txid, &wtxid);
-                self.announce_tx(txid, wtxid);
-            }
+            ChainEvent::NewBlock { hash, height } => self.announce_new_block(hash, height),
+            ChainEvent::BlockConnected { hash } => self.block_connected(&hash),
+            ChainEvent::Broadcast { txid, wtxid } => self.announce_tx(txid, wtxid),
         }
     }
 }
 
 /// Whether a message makes us send something.
 fn wants_answer(command: &str) -> bool {
-    matches!(command, "version" | "getdata" | "getblocks" | "getheaders" | "getaddr" | "mempool" | "ping")
+    matches!(
+        command,
+        "version" | "getdata" | "getblocks" | "getblocktxn" | "getheaders" | "getaddr" | "mempool" | "ping"
+    )
 }
 
 /// Core's null hash: no stop.

@@ -198,7 +198,10 @@ pub(crate) struct Peer {
     pub(crate) prefers_headers: bool,
     pub(crate) sent_sendheaders: bool,
     pub(crate) provides_compact: bool,
+    /// It wants new blocks as compact blocks at once.
     pub(crate) high_bandwidth_from: bool,
+    /// We want them so from it.
+    pub(crate) high_bandwidth_to: bool,
 
     // Headers and blocks.
     pub(crate) preferred_download: bool,
@@ -289,6 +292,7 @@ impl Peer {
             sent_sendheaders: false,
             provides_compact: false,
             high_bandwidth_from: false,
+            high_bandwidth_to: false,
             preferred_download: false,
             best_known: None,
             last_unknown: None,

@@ -13,8 +13,9 @@ use bitcoin::{
     Wtxid, transaction,
 };
 use keyless_p2p::bitcoin::{
-    BlockOutcome, BlockRef, Chain, ChainEvent, Handle, HeaderInfo, HeaderRef, HeadersError, LowWorkSync, MempoolTx,
-    TxOutcome, TxRef,
+    BlockOutcome, BlockRef, Chain, ChainEvent, CompactAnswer, CompactBlocks, CompactEnd, CompactStart, Handle,
+    HeaderInfo, HeaderRef, HeadersError, LightClients, LowWorkSync, Malformed, MempoolTx, PeerId, Received, RelayPeer,
+    Relayed, TxRef, TxRelay,
 };
 
 struct Entry {
@@ -37,6 +38,10 @@ struct State {
     clock: Option<Duration>,
     /// Blocks that are refused although their headers are fine.
     poisoned: HashSet<BlockHash>,
+    /// What each peer announced, and is to be asked for.
+    wanted: HashMap<PeerId, Vec<TxRef>>,
+    /// Children whose parents are missing, and who sent them.
+    orphans: Vec<(PeerId, Transaction)>,
 }
 
 #[derive(Default)]
@@ -104,12 +109,22 @@ impl Twin {
     /// Puts a transaction into the mempool as `sendrawtransaction` does.
     pub fn submit(&self, tx: &Transaction) {
         let raw = serialize(tx);
-        assert!(matches!(self.accept_transaction(&raw), TxOutcome::Accepted { .. }));
+        assert!(self.lock().take(tx, &raw).is_ok());
         let (txid, wtxid) = (tx.compute_txid(), tx.compute_wtxid());
         self.lock().unbroadcast.insert(txid);
         if let Some(handle) = self.listener.get() {
             handle.notify(ChainEvent::Broadcast { txid, wtxid });
         }
+    }
+
+    /// Puts a transaction into the mempool silently, as a reorg does.
+    pub fn enter(&self, tx: &Transaction) {
+        assert!(self.lock().take(tx, &serialize(tx)).is_ok());
+    }
+
+    /// How many transactions wait for their parents.
+    pub fn orphans(&self) -> usize {
+        self.lock().orphans.len()
     }
 
     /// Transactions that spend `parent` are orphans until it arrives.
@@ -233,6 +248,22 @@ impl State {
         false
     }
 
+    /// Into the mempool, unless parents are missing.
+    fn take(&mut self, tx: &Transaction, raw: &[u8]) -> Result<(), Vec<Txid>> {
+        let (txid, wtxid) = (tx.compute_txid(), tx.compute_wtxid());
+        let parents: Vec<Txid> =
+            tx.input.iter().map(|input| input.previous_output.txid).filter(|id| self.missing.contains(id)).collect();
+        if !parents.is_empty() {
+            return Err(parents);
+        }
+        self.missing.remove(&txid);
+        let sequence = self.sequence;
+        self.sequence += 1;
+        let vsize = tx.vsize() as u64;
+        self.mempool.insert(wtxid, MempoolTx { raw: raw.to_vec(), txid, wtxid, fee_sat: vsize, vsize, sequence });
+        Ok(())
+    }
+
     fn after(&self, locator: &[BlockHash]) -> usize {
         locator.iter().find(|hash| self.is_active(hash)).map_or(1, |hash| self.entries[hash].height as usize + 1)
     }
@@ -328,12 +359,18 @@ impl Chain for Twin {
     }
 
     fn accept_block(&self, raw: &[u8], _requested: bool, _min_pow_checked: bool) -> BlockOutcome {
-        let refuse =
-            |hash, reason: &str| BlockOutcome { hash, new: false, verdict: Some(reason.to_owned()), punish: true };
+        let refuse = |hash, reason: &str| BlockOutcome {
+            hash,
+            new: false,
+            valid: false,
+            verdict: Some(reason.to_owned()),
+            punish: true,
+        };
         let Ok(block) = deserialize::<Block>(raw) else {
             return BlockOutcome {
                 hash: BlockHash::all_zeros(),
                 new: false,
+                valid: false,
                 verdict: Some("malformed".into()),
                 punish: false,
             };
@@ -360,7 +397,7 @@ impl Chain for Twin {
         if let (Some((hash, height)), Some(handle)) = (tip, self.listener.get()) {
             handle.notify(ChainEvent::TipChanged { hash, height, initial_download: self.is_initial_block_download() });
         }
-        BlockOutcome { hash, new, verdict: None, punish: false }
+        BlockOutcome { hash, new, valid: tip.is_some(), verdict: None, punish: false }
     }
 
     fn ancestor(&self, of: &BlockHash, height: u32) -> Option<BlockHash> {
@@ -407,30 +444,6 @@ impl Chain for Twin {
         0
     }
 
-    fn accept_transaction(&self, raw: &[u8]) -> TxOutcome {
-        let tx: Transaction = deserialize(raw).unwrap();
-        let (txid, wtxid) = (tx.compute_txid(), tx.compute_wtxid());
-        let mut state = self.lock();
-        if state.mempool.contains_key(&wtxid) {
-            return TxOutcome::Known { txid, wtxid };
-        }
-        let parents: Vec<Txid> =
-            tx.input.iter().map(|input| input.previous_output.txid).filter(|id| state.missing.contains(id)).collect();
-        if !parents.is_empty() {
-            return TxOutcome::MissingInputs { txid, wtxid, parents };
-        }
-        state.missing.remove(&txid);
-        let sequence = state.sequence;
-        state.sequence += 1;
-        let vsize = tx.vsize() as u64;
-        state.mempool.insert(wtxid, MempoolTx { raw: raw.to_vec(), txid, wtxid, fee_sat: vsize, vsize, sequence });
-        TxOutcome::Accepted { txid, wtxid, fee_sat: vsize, vsize, replaced: Vec::new() }
-    }
-
-    fn accept_package(&self, parent: &[u8], child: &[u8]) -> [TxOutcome; 2] {
-        [self.accept_transaction(parent), self.accept_transaction(child)]
-    }
-
     fn transaction(&self, tx: TxRef) -> Option<MempoolTx> {
         let state = self.lock();
         match tx {
@@ -462,5 +475,137 @@ impl Chain for Twin {
 
     fn remove_unbroadcast(&self, txid: &Txid) {
         self.lock().unbroadcast.remove(txid);
+    }
+}
+
+impl TxRelay for Twin {
+    fn peer_joined(&self, peer: PeerId, _: RelayPeer) {
+        self.lock().wanted.entry(peer).or_default();
+    }
+
+    fn peer_left(&self, peer: PeerId) {
+        self.lock().wanted.remove(&peer);
+    }
+
+    fn announced(&self, peer: PeerId, tx: TxRef) -> bool {
+        let known = self.has_transaction(tx);
+        let mut state = self.lock();
+        let asked = state.wanted.values().any(|wanted| wanted.contains(&tx));
+        if !known && !asked {
+            state.wanted.entry(peer).or_default().push(tx);
+        }
+        known
+    }
+
+    fn requests(&self, peer: PeerId) -> Vec<TxRef> {
+        self.lock().wanted.get_mut(&peer).map(std::mem::take).unwrap_or_default()
+    }
+
+    fn not_found(&self, _: PeerId, _: &[TxRef]) {}
+
+    fn transaction_ids(&self, raw: &[u8]) -> Result<(Txid, Wtxid), Malformed> {
+        let tx: Transaction = deserialize(raw).map_err(|error| Malformed(error.to_string()))?;
+        Ok((tx.compute_txid(), tx.compute_wtxid()))
+    }
+
+    fn receive_transaction(&self, peer: PeerId, raw: &[u8]) -> Received {
+        let tx: Transaction = deserialize(raw).unwrap();
+        let (txid, wtxid) = (tx.compute_txid(), tx.compute_wtxid());
+        let mut state = self.lock();
+        if state.mempool.contains_key(&wtxid) {
+            return Received { judged: false, in_mempool: true, outcome: Relayed::default() };
+        }
+        let mut outcome = Relayed::default();
+        match state.take(&tx, raw) {
+            Ok(()) => outcome.accepted.push((txid, wtxid, peer)),
+            Err(parents) => {
+                let asks = state.wanted.entry(peer).or_default();
+                asks.extend(parents.iter().map(|parent| TxRef::Txid(*parent)));
+                outcome.parents = parents.into_iter().map(|parent| (peer, parent)).collect();
+                state.orphans.push((peer, tx));
+            }
+        }
+        Received { judged: true, in_mempool: state.mempool.contains_key(&wtxid), outcome }
+    }
+
+    fn reconsider_orphan(&self, peer: PeerId) -> Option<Relayed> {
+        let mut state = self.lock();
+        let ready = |(from, tx): &(PeerId, Transaction)| {
+            *from == peer && !tx.input.iter().any(|input| state.missing.contains(&input.previous_output.txid))
+        };
+        let at = state.orphans.iter().position(ready)?;
+        let (_, tx) = state.orphans.remove(at);
+        state.take(&tx, &serialize(&tx)).unwrap();
+        let accepted = vec![(tx.compute_txid(), tx.compute_wtxid(), peer)];
+        Some(Relayed { accepted, parents: Vec::new() })
+    }
+}
+
+/// None of these is offered: peers are answered with whole blocks.
+impl CompactBlocks for Twin {
+    fn compact_block(&self, _: &BlockHash) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn compact_header(&self, _: &[u8]) -> Result<Header, Malformed> {
+        Err(Malformed("no compact blocks here".into()))
+    }
+
+    fn begin_compact(&self, _: PeerId, _: &[u8]) -> CompactStart {
+        CompactStart::Failed
+    }
+
+    fn fill_compact(&self, _: PeerId, _: &[u8]) -> Result<CompactEnd, Malformed> {
+        Ok(CompactEnd::Failed)
+    }
+
+    fn try_compact(&self, _: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn forget_compact(&self, _: PeerId, _: &BlockHash) {}
+
+    fn compact_request(&self, _: &BlockHash, _: &[u32]) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn compact_requested(&self, _: &[u8]) -> Result<BlockHash, Malformed> {
+        Err(Malformed("no compact blocks here".into()))
+    }
+
+    fn compact_answer(&self, _: &[u8]) -> CompactAnswer {
+        CompactAnswer::NoBlock
+    }
+}
+
+impl LightClients for Twin {
+    fn filters(&self, _: u32, _: &BlockHash) -> Option<Vec<Vec<u8>>> {
+        None
+    }
+
+    fn filter_headers(&self, _: u32, _: &BlockHash) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn filter_checkpoints(&self, _: &BlockHash) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn bloom_load(&self, _: PeerId, _: &[u8]) -> Result<bool, Malformed> {
+        Ok(false)
+    }
+
+    fn bloom_add(&self, _: PeerId, _: &[u8]) -> Result<bool, Malformed> {
+        Ok(false)
+    }
+
+    fn bloom_clear(&self, _: PeerId) {}
+
+    fn bloom_matches(&self, _: PeerId, _: &Txid) -> bool {
+        true
+    }
+
+    fn bloom_block(&self, _: PeerId, _: &BlockHash) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
+        None
     }
 }

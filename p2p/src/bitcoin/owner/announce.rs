@@ -28,8 +28,9 @@ impl Owner {
         self.refresh_known(peer);
         let hashes = std::mem::take(&mut peer.announce);
         let Some(last) = hashes.last().copied() else { return };
-        let headers = if peer.prefers_headers && hashes.len() <= MAX_BLOCKS_TO_ANNOUNCE {
-            self.connecting_headers(peer, &hashes)
+        let by_compact = peer.high_bandwidth_from && hashes.len() == 1;
+        let headers = if (peer.prefers_headers || by_compact) && hashes.len() <= MAX_BLOCKS_TO_ANNOUNCE {
+            self.connecting_headers(peer, &hashes).and_then(|headers| self.by_compact_block(peer, last, headers))
         } else {
             None
         };
@@ -50,6 +51,20 @@ impl Owner {
                 }
             }
         }
+    }
+
+    /// One block goes out as a compact block to those who asked for it; then nothing is left. `None`: only `inv` is wanted.
+    fn by_compact_block(&mut self, peer: &mut Peer, last: BlockHash, headers: Vec<Header>) -> Option<Vec<Header>> {
+        if headers.len() == 1
+            && peer.high_bandwidth_from
+            && let Some(payload) = self.chain.compact_block(&last)
+        {
+            tracing::debug!(target: "net", "SendMessages sending header-and-ids {last} to peer={}", peer.id);
+            self.send(peer, "cmpctblock", payload);
+            peer.best_header_sent = self.chain.header(&last).map(|info| reference(last, &info));
+            return Some(Vec::new());
+        }
+        (peer.prefers_headers || headers.is_empty()).then_some(headers)
     }
 
     /// The headers among `hashes` that the peer lacks. `None` if they would not connect.
@@ -109,7 +124,7 @@ impl Owner {
                     .chain
                     .transaction(TxRef::Wtxid(wtxid))
                     .is_some_and(|tx| pays(tx.fee_sat, tx.vsize, txs.fee_filter));
-                if passes {
+                if passes && self.chain.bloom_matches(peer.id, &txid) {
                     txs.known.insert(spoken_id(peer, &txid, &wtxid));
                     items.push(item(peer, txid, wtxid));
                 }
@@ -119,7 +134,8 @@ impl Owner {
             let room = (INVENTORY_TARGET + txs.to_send.len() / 1_000 * 5).min(INVENTORY_MAX);
             for (wtxid, tx) in self.best_first(&mut txs.to_send, room) {
                 let id = spoken_id(peer, &tx.0, &wtxid);
-                if !txs.known.contains(&id) && pays(tx.1, tx.2, txs.fee_filter) {
+                let new = !txs.known.contains(&id) && pays(tx.1, tx.2, txs.fee_filter);
+                if new && self.chain.bloom_matches(peer.id, &tx.0) {
                     txs.known.insert(id);
                     items.push(item(peer, tx.0, wtxid));
                 }
@@ -149,7 +165,6 @@ impl Owner {
     pub(super) fn tip_changed(&mut self, hash: BlockHash, height: u32, initial_download: bool) {
         let before = self.announced_tip.replace((hash, height));
         self.last_tip_update = self.chain.now();
-        self.relay.forget_verdicts();
         if initial_download {
             return;
         }

@@ -39,13 +39,14 @@ const MUTATED: [&str; 5] = [
 /// Who sent the blocks that are stored but not yet judged: beside the best chain, or waiting for others.
 #[derive(Default)]
 pub(super) struct Sources {
-    of: HashMap<BlockHash, PeerId>,
+    /// And whether by a compact block: those may be relayed before they are validated, so nobody is punished for one.
+    of: HashMap<BlockHash, (PeerId, bool)>,
     oldest_first: VecDeque<BlockHash>,
 }
 
 impl Sources {
-    fn note(&mut self, hash: BlockHash, peer: PeerId) {
-        if self.of.insert(hash, peer).is_none() {
+    fn note(&mut self, hash: BlockHash, peer: PeerId, compact: bool) {
+        if self.of.insert(hash, (peer, compact)).is_none() {
             self.oldest_first.push_back(hash);
         }
         while self.oldest_first.len() > MAX_SOURCES {
@@ -55,7 +56,7 @@ impl Sources {
         }
     }
 
-    pub(super) fn take(&mut self, hash: &BlockHash) -> Option<PeerId> {
+    pub(super) fn take(&mut self, hash: &BlockHash) -> Option<(PeerId, bool)> {
         self.of.remove(hash)
     }
 }
@@ -89,19 +90,46 @@ impl Owner {
         let proven = header.validate_pow(header.target()).is_ok();
         let enough_work =
             proven && parent.as_ref().is_some_and(|info| info.chain_work + header.work() >= self.anti_dos_work());
-        let now = self.chain.now();
         let requested = self.downloads.is_requested(&hash);
-        self.downloads.received(&hash, Some(peer.id), now);
-        let outcome = self.chain.accept_block(payload, requested, enough_work);
-        if outcome.new {
-            if outcome.verdict.is_none() {
-                self.block_sources.note(hash, peer.id);
-            }
-            peer.last_block = self.chain.now();
-            self.downloads.received(&hash, None, now);
-        }
+        self.end_request(&hash, Some(peer.id));
+        let outcome = self.process_block(peer, hash, payload, requested, enough_work, false);
         self.judge_block(peer, &outcome, parent.is_some());
         Ok(())
+    }
+
+    /// Hands a block to the chain and notes what that means for its sender, save punishment.
+    pub(super) fn process_block(
+        &mut self,
+        peer: &mut Peer,
+        hash: BlockHash,
+        raw: &[u8],
+        requested: bool,
+        enough_work: bool,
+        compact: bool,
+    ) -> BlockOutcome {
+        let outcome = self.chain.accept_block(raw, requested, enough_work);
+        if outcome.new {
+            if outcome.verdict.is_none() {
+                self.block_sources.note(hash, peer.id, compact);
+            }
+            peer.last_block = self.chain.now();
+            self.end_request(&hash, None);
+        }
+        // The best block we know of, for nothing else is on its way.
+        if outcome.valid && !self.chain.is_initial_block_download() && self.downloads.total() == 0 {
+            self.prefer_announcer(peer);
+        }
+        outcome
+    }
+
+    pub(super) fn block_connected(&mut self, hash: &BlockHash) {
+        self.block_sources.take(hash);
+        if let Some(timeout) = self.downloads.relax() {
+            tracing::debug!(
+                target: "net",
+                "Decreased stalling timeout to {} seconds", timeout.as_secs()
+            );
+        }
     }
 
     fn judge_block(&self, peer: &mut Peer, outcome: &BlockOutcome, connects: bool) {
@@ -119,7 +147,10 @@ impl Owner {
 
     /// A block that was stored unjudged turned out invalid.
     pub(super) fn block_refused(&mut self, hash: &BlockHash, reason: &str, punish: bool) {
-        let Some(source) = self.block_sources.take(hash) else { return };
+        let Some((source, compact)) = self.block_sources.take(hash) else { return };
+        if compact {
+            return;
+        }
         self.with_peer(source, |_, peer| {
             if deserves_punishment(peer, reason, punish) {
                 misbehaving(peer, reason);
@@ -129,7 +160,7 @@ impl Owner {
     }
 
     /// Core's `BlockRequestAllowed`: stale blocks only while young, so that they do not identify us.
-    fn may_serve(&self, info: &HeaderInfo) -> bool {
+    pub(super) fn may_serve(&self, info: &HeaderInfo) -> bool {
         if info.in_active_chain {
             return true;
         }
@@ -169,6 +200,20 @@ impl Owner {
         if !info.have_data {
             return Ok(());
         }
+        match item {
+            Inventory::Unknown { .. } => {
+                self.serve_filtered_block(peer, &hash);
+                return Ok(());
+            }
+            Inventory::CompactBlock(_) if self.worth_compacting(&info, tip.height) => {
+                if let Some(payload) = self.chain.compact_block(&hash) {
+                    self.send(peer, "cmpctblock", payload);
+                    self.after_block(peer, hash, tip.hash);
+                    return Ok(());
+                }
+            }
+            _ => {}
+        }
         let block = self.chain.read_block(&hash).and_then(|raw| match item {
             Inventory::Block(_) => message::block_without_witness(&raw),
             _ => Some(raw),
@@ -177,11 +222,21 @@ impl Owner {
             return Err(gone(format!("Cannot load block from disk, {}", peer.disconnecting())));
         };
         self.send(peer, "block", block);
+        self.after_block(peer, hash, tip.hash);
+        Ok(())
+    }
+
+    /// A peer that asks for an old block has no mempool that would help it.
+    fn worth_compacting(&self, info: &HeaderInfo, tip_height: u32) -> bool {
+        self.can_direct_fetch() && info.height.saturating_add(super::compact::MAX_DEPTH) >= tip_height
+    }
+
+    /// The last block of a `getblocks` answer was fetched: the tip makes the peer ask for the next.
+    fn after_block(&mut self, peer: &mut Peer, hash: BlockHash, tip: BlockHash) {
         if peer.continuation == Some(hash) {
             peer.continuation = None;
-            self.send_inventory(peer, "inv", &vec![Inventory::Block(tip.hash)]);
+            self.send_inventory(peer, "inv", &vec![Inventory::Block(tip)]);
         }
-        Ok(())
     }
 
     fn check_upload(&mut self, peer: &Peer, info: &HeaderInfo) -> Step {

@@ -60,7 +60,6 @@ impl Owner {
                 });
                 answer(&reply, known);
             }
-            Command::Orphans(reply) => answer(&reply, self.relay.orphans.list()),
             Command::FetchBlock { id, hash, reply } => {
                 answer(&reply, self.fetch_block(id, hash));
             }

@@ -41,7 +41,7 @@ const ENOUGH_OUTBOUND: usize = 2;
 /// Addresses that count as many.
 const ENOUGH_ADDRESSES: usize = 1_000;
 const FEELER_INTERVAL: Duration = Duration::from_secs(120);
-/// Unbroadcast transactions, saved addresses, forgotten orphans.
+/// Unbroadcast transactions, saved addresses.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 const REBROADCAST_INTERVAL: Duration = Duration::from_secs(12 * 60);
 const SAVE_INTERVAL: Duration = Duration::from_secs(15 * 60);
@@ -200,11 +200,10 @@ impl Owner {
         if peer.sync_started {
             self.syncing = self.syncing.saturating_sub(1);
         }
-        if peer.ready && peer.wtxid_relay {
-            self.relay.wtxid_peers = self.relay.wtxid_peers.saturating_sub(1);
-        }
+        self.forget_compact(&peer);
         self.downloads.forget_peer(peer.id);
-        self.relay.forget_peer(peer.id);
+        self.chain.peer_left(peer.id);
+        self.chain.bloom_clear(peer.id);
         tracing::debug!(target: "net", "Cleared nodestate for peer={}", peer.id);
     }
 
@@ -481,7 +480,6 @@ impl Owner {
         self.last_sweep = Instant::now();
         let now = self.chain.now();
         self.bans.sweep(now.as_secs());
-        self.relay.orphans.expire(now);
         if self.dials.next_rebroadcast <= self.last_sweep {
             self.dials.next_rebroadcast = self.last_sweep + REBROADCAST_INTERVAL;
             self.announce_unbroadcast();

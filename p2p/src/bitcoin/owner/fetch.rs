@@ -173,19 +173,9 @@ impl Owner {
         }
     }
 
-    pub(super) fn ask_transactions(&mut self, peer: &mut Peer, now: Duration) {
-        let due = self.relay.requests.due(peer.id, now);
+    pub(super) fn ask_transactions(&mut self, peer: &mut Peer) {
         let mut items = Vec::new();
-        for tx in due {
-            let have = match tx {
-                TxRef::Txid(_) => self.chain.has_transaction(tx),
-                TxRef::Wtxid(_) => self.already_have(tx),
-            };
-            if have {
-                self.relay.requests.forget(&tx);
-                continue;
-            }
-            tracing::debug!(target: "net", "Requesting {} peer={}", describe(&tx), peer.id);
+        for tx in self.chain.requests(peer.id) {
             items.push(match tx {
                 TxRef::Wtxid(id) => Inventory::WTx(id),
                 TxRef::Txid(id) if peer.can_serve_witnesses() => Inventory::WitnessTransaction(id),
@@ -204,7 +194,7 @@ impl Owner {
         if !peer.can_serve_witnesses() {
             return Err(FetchError::PreSegwit);
         }
-        self.downloads.received(&hash, None, self.chain.now());
+        self.end_request(&hash, None);
         let block = BlockRef { hash, height: info.height };
         self.with_peer(id, |owner, peer| {
             owner.request_blocks(peer, &[block]);
@@ -212,12 +202,5 @@ impl Owner {
         });
         tracing::debug!(target: "net", "Requesting block {hash} from peer={id}");
         Ok(())
-    }
-}
-
-fn describe(tx: &TxRef) -> String {
-    match tx {
-        TxRef::Txid(id) => format!("tx {id}"),
-        TxRef::Wtxid(id) => format!("wtx {id}"),
     }
 }

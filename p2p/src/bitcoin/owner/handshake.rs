@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use bitcoin::p2p::ServiceFlags;
 
 use super::{Halt, Owner, Step, gone};
+use crate::bitcoin::chain::RelayPeer;
 use crate::bitcoin::handle::ConnectionType;
 use crate::bitcoin::message::{
     FEATURE_VERSION, MIN_PEER_PROTOCOL_VERSION, PROTOCOL_VERSION, Reader, SHORT_IDS_BLOCKS_VERSION, Version,
@@ -15,7 +16,7 @@ use crate::bitcoin::permissions::Permissions;
 use crate::bitcoin::wire::sanitize;
 
 /// Core's `CMPCTBLOCKS_VERSION`.
-const COMPACT_BLOCKS_VERSION: u64 = 2;
+pub(super) const COMPACT_BLOCKS_VERSION: u64 = 2;
 /// Blocks behind the tip at which limited peers stop being wanted (Core's `NODE_NETWORK_LIMITED_ALLOW_CONN_BLOCKS`).
 const LIMITED_DEPTH: u64 = 144;
 const MAX_FEATURE_ID: usize = 80;
@@ -41,7 +42,7 @@ impl Owner {
         match command {
             "verack" => self.on_verack(peer),
             "sendheaders" => peer.prefers_headers = true,
-            "sendcmpct" => on_send_compact(peer, payload)?,
+            "sendcmpct" => self.on_send_compact(peer, payload)?,
             "wtxidrelay" => on_wtxid_relay(peer)?,
             "sendaddrv2" => {
                 if peer.ready {
@@ -71,7 +72,7 @@ impl Owner {
         let them = Some(peer.address).filter(|address| super::gossip::is_routable(address.ip()));
         let version = Version {
             version: PROTOCOL_VERSION.cast_signed(),
-            services: self.services().to_u64(),
+            services: self.services_for(peer).to_u64(),
             time: self.chain.now().as_secs().cast_signed(),
             receiver: them,
             nonce: peer.nonce,
@@ -148,7 +149,7 @@ impl Owner {
         let now = self.chain.now().as_secs().cast_signed();
         peer.time_offset = theirs.time.saturating_sub(now);
         let relays = !peer.is_block_only() && peer.kind != ConnectionType::Feeler;
-        if relays && (theirs.relay || self.services().has(ServiceFlags::BLOOM)) {
+        if relays && (theirs.relay || self.services_for(peer).has(ServiceFlags::BLOOM)) {
             peer.txs = Some(TxRelay::new(theirs.relay));
         }
         let name = if peer.user_agent.is_empty() { "<no user agent>" } else { peer.user_agent.as_str() };
@@ -203,9 +204,9 @@ impl Owner {
             payload.extend_from_slice(&COMPACT_BLOCKS_VERSION.to_le_bytes());
             self.send(peer, "sendcmpct", payload);
         }
-        if peer.wtxid_relay {
-            self.relay.wtxid_peers += 1;
-        }
+        let (preferred, wtxid_relay) = (peer.preferred_download, peer.wtxid_relay);
+        let unlimited = peer.has(Permissions::RELAY);
+        self.chain.peer_joined(peer.id, RelayPeer { preferred, unlimited, wtxid_relay });
         peer.ready = true;
     }
 }
@@ -213,21 +214,6 @@ impl Owner {
 /// The peer told more than zeroes.
 fn is_some_address(address: &SocketAddr) -> bool {
     !address.ip().is_unspecified()
-}
-
-fn on_send_compact(peer: &mut Peer, payload: &[u8]) -> Step {
-    let mut reader = Reader(payload);
-    let high_bandwidth: u8 = reader.value()?;
-    let version: u64 = reader.value()?;
-    if high_bandwidth > 1 {
-        misbehaving(peer, "invalid sendcmpct announce field");
-        return Ok(());
-    }
-    if version == COMPACT_BLOCKS_VERSION {
-        peer.provides_compact = true;
-        peer.high_bandwidth_from = high_bandwidth == 1;
-    }
-    Ok(())
 }
 
 fn on_wtxid_relay(peer: &mut Peer) -> Step {

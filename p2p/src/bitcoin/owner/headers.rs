@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bitcoin::block::Header;
+use bitcoin::p2p::message_blockdata::Inventory;
 use bitcoin::{BlockHash, Work};
 
 use super::handshake::misbehaving;
@@ -112,7 +113,7 @@ impl Owner {
     }
 
     /// Headers that are connected to each other and meet their target.
-    fn judge_headers(&mut self, peer: &mut Peer, headers: Vec<Header>, validated: bool, full: bool) -> Step {
+    pub(super) fn judge_headers(&mut self, peer: &mut Peer, headers: Vec<Header>, validated: bool, full: bool) -> Step {
         let Some((first, last)) = headers.first().zip(headers.last()) else { return Ok(()) };
         let Some(start) = self.chain.header(&first.prev_blockhash) else {
             self.unconnecting(peer, first, last.block_hash());
@@ -207,7 +208,12 @@ impl Owner {
             }
         };
         if new {
-            tracing::info!("Saw new header hash={} height={}", last.hash, last.height);
+            let text = format!("Saw new header hash={} height={} {}", last.hash, last.height, peer.log());
+            if self.chain.is_initial_block_download() {
+                tracing::debug!(target: "validation", "{text}");
+            } else {
+                tracing::info!("{text}");
+            }
         }
         if full && peer.low_work.is_none() {
             let locator = self.chain.locator(Some(&last.hash));
@@ -270,6 +276,16 @@ impl Owner {
                 target: "net",
                 "Downloading blocks toward {} ({}) via headers direct fetch", last.hash, last.height
             );
+        }
+        // A single new block on top of ours: most of it is in the mempool.
+        if let [block] = wanted.as_slice() {
+            let parent = self.chain.header(&block.hash).map(|info| info.header.prev_blockhash);
+            let connects = parent.and_then(|parent| self.chain.header(&parent)).is_some_and(|info| info.validated);
+            if connects && peer.provides_compact && !self.config.blocks_only && self.downloads.total() == 0 {
+                self.downloads.requested(peer.id, *block, self.chain.now());
+                self.send_inventory(peer, "getdata", &vec![Inventory::CompactBlock(block.hash)]);
+                return;
+            }
         }
         self.request_blocks(peer, &wanted);
     }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use bitcoin::hashes::Hash;
+use bitcoin::p2p::ServiceFlags;
 use bitcoin::p2p::message_blockdata::Inventory;
 use bitcoin::{Block, BlockHash, Transaction};
 
@@ -12,8 +13,11 @@ use crate::bitcoin::chain::TxRef;
 use crate::bitcoin::message::{self, inventory_name};
 use crate::bitcoin::peer::Peer;
 use crate::bitcoin::permissions::Permissions;
-use crate::bitcoin::requests::{self, Announcer, MAX_ANNOUNCEMENTS};
 
+/// Core's `MAX_PEER_TX_ANNOUNCEMENTS`.
+const MAX_ANNOUNCEMENTS: usize = 5_000;
+/// `MSG_FILTERED_BLOCK`.
+pub(super) const FILTERED_BLOCK: u32 = 3;
 /// Core's `MAX_INV_SZ`.
 pub(super) const MAX_INV: usize = 50_000;
 
@@ -36,7 +40,7 @@ impl RecentBlock {
     }
 
     fn find(&self, tx: &TxRef) -> Option<&Transaction> {
-        self.transactions.get(*self.positions.get(&requests::key(tx))?)
+        self.transactions.get(*self.positions.get(&tx.bytes())?)
     }
 }
 
@@ -52,6 +56,7 @@ pub(super) fn tx_ref(item: &Inventory) -> Option<TxRef> {
 fn block_hash(item: &Inventory) -> Option<BlockHash> {
     match item {
         Inventory::Block(hash) | Inventory::WitnessBlock(hash) | Inventory::CompactBlock(hash) => Some(*hash),
+        Inventory::Unknown { inv_type: FILTERED_BLOCK, hash } => Some(BlockHash::from_byte_array(*hash)),
         _ => None,
     }
 }
@@ -117,16 +122,11 @@ impl Owner {
     }
 
     fn on_tx_inv(&mut self, peer: &mut Peer, item: &Inventory, tx: TxRef, syncing: bool) {
-        peer.knows_tx(requests::key(&tx));
+        peer.knows_tx(tx.bytes());
         if syncing {
             return;
         }
-        let known = self.already_have(tx);
-        if !known {
-            let announcer = announcer(peer);
-            let wtxid_peers = self.relay.wtxid_peers > 0;
-            self.relay.requests.announced(announcer, tx, self.chain.now(), wtxid_peers);
-        }
+        let known = self.chain.announced(peer.id, tx);
         tracing::debug!(
             target: "net",
             "got inv: {} {} peer={}", inventory_name(item), if known { "have" } else { "new" }, peer.id
@@ -222,29 +222,32 @@ impl Owner {
     pub(super) fn on_notfound(&mut self, peer: &mut Peer, payload: &[u8]) -> Step {
         let items: Vec<Inventory> = message::decode(payload)?;
         if items.len() <= MAX_ANNOUNCEMENTS + crate::bitcoin::downloads::MAX_IN_FLIGHT {
-            for tx in items.iter().filter_map(tx_ref) {
-                self.relay.requests.answered(peer.id, &tx);
-            }
+            let missing: Vec<TxRef> = items.iter().filter_map(tx_ref).collect();
+            self.chain.not_found(peer.id, &missing);
         }
         Ok(())
     }
 
     pub(super) fn on_mempool(&mut self, peer: &mut Peer) -> Step {
-        if !peer.has(Permissions::MEMPOOL) {
+        let allowed = peer.has(Permissions::MEMPOOL);
+        if !allowed && !self.services_for(peer).has(ServiceFlags::BLOOM) {
             if peer.has(Permissions::NO_BAN) {
                 return Ok(());
             }
             return Err(gone(format!("mempool request with bloom filters disabled, {}", peer.disconnecting())));
+        }
+        let spent = self.uploads.reached(self.config.max_upload_bytes, false, self.chain.now());
+        if !allowed && spent {
+            if peer.has(Permissions::NO_BAN) {
+                return Ok(());
+            }
+            return Err(gone(format!("mempool request with bandwidth limit reached, {}", peer.disconnecting())));
         }
         if let Some(txs) = &mut peer.txs {
             txs.send_mempool = true;
         }
         Ok(())
     }
-}
-
-pub(super) fn announcer(peer: &Peer) -> Announcer {
-    Announcer { peer: peer.id, preferred: peer.preferred_download, unlimited: peer.has(Permissions::RELAY) }
 }
 
 /// The id a peer speaks of a transaction by.

@@ -86,7 +86,7 @@ impl Owner {
             version: peer.version,
             subver: peer.user_agent.clone(),
             inbound: peer.is_inbound(),
-            bip152_hb_to: false,
+            bip152_hb_to: peer.high_bandwidth_to,
             bip152_hb_from: peer.high_bandwidth_from,
             presynced_headers: peer.low_work.as_ref().map_or(-1, |sync| i64::try_from(sync.height).unwrap_or(i64::MAX)),
             synced_headers: height(peer.best_known.map(|best| best.height)),

@@ -51,7 +51,7 @@ impl Owner {
         self.check_downloads(peer, now)?;
         self.check_chain(peer, now)?;
         self.ask_blocks(peer, now);
-        self.ask_transactions(peer, now);
+        self.ask_transactions(peer);
         self.maybe_fee_filter(peer, now);
         Ok(())
     }
