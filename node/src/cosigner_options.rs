@@ -1,5 +1,5 @@
 //! Options of co-signing: `-cosigner`, `-cosignerbind`, `-cosignerdiscovery`, `-threshold`, `-devquorum`,
-//! `-signingtimeout`, `-experimental`.
+//! `-signingtimeout`, `-refreshinterval`, `-repairshares`, `-experimental`.
 //!
 //! Owns their defaults and errors. Whether the node joins a network of co-signers at all is decided here: with
 //! `-disablewallet`, or with neither `-cosigner` nor `-cosignerbind`, no libp2p socket is opened.
@@ -39,6 +39,10 @@ pub struct CosignerOptions {
     pub threshold: Option<u8>,
     pub dev_quorum: Option<DevQuorum>,
     pub signing_timeout: Duration,
+    /// `-refreshinterval`: shares are dealt again after this time.
+    pub refresh_interval: Option<Duration>,
+    /// `-repairshares`: a stale share is repaired without a command.
+    pub repair_shares: bool,
     /// `-experimental=tss`, without which no threshold wallet is made on the main chain.
     pub experimental_tss: bool,
 }
@@ -82,6 +86,8 @@ pub fn read(args: &Args, genesis: &BlockHash, height: u32) -> Result<CosignerOpt
         threshold,
         dev_quorum,
         signing_timeout: signing_timeout(args)?,
+        refresh_interval: refresh_interval(args)?,
+        repair_shares: args.get_bool("-repairshares", true),
         experimental_tss: args.get_all("-experimental").iter().any(|name| name == "tss"),
     })
 }
@@ -152,6 +158,14 @@ fn threshold(args: &Args, cosigners: usize) -> Result<Option<u8>, OptionError> {
         return Err(bad(format!("the threshold is above the number of members, {members}")));
     }
     Ok(Some(threshold))
+}
+
+fn refresh_interval(args: &Args) -> Result<Option<Duration>, OptionError> {
+    let Some(secs) = args.get_int("-refreshinterval").filter(|secs| *secs != 0) else { return Ok(None) };
+    match u64::try_from(secs) {
+        Ok(secs) => Ok(Some(Duration::from_secs(secs))),
+        Err(_) => Err(OptionError(format!("Invalid -refreshinterval '{secs}': it is a number of seconds"))),
+    }
 }
 
 fn signing_timeout(args: &Args) -> Result<Duration, OptionError> {

@@ -18,6 +18,7 @@
 //! | [`check`] | what a co-signer checks before it signs |
 //! | [`signing`], [`participant`] | a signature as its coordinator, and as a member |
 //! | [`coins`] | coins of payments that are being made: none is chosen by two coordinators |
+//! | [`switching`] | work that goes on over a switch of epochs |
 //! | [`devquorum`] | co-signers embedded in this process |
 
 pub mod check;
@@ -34,6 +35,7 @@ pub mod redeal;
 pub mod refusal;
 pub mod sessions;
 pub mod signing;
+pub mod switching;
 pub mod wire;
 
 pub use self::core::{Core, CoreConfig, Host, Layout, Policy};

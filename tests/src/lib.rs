@@ -6,6 +6,7 @@
 //! | module | holds |
 //! | --- | --- |
 //! | [`daemon`] | one node process, `keylessd` or `bitcoind` |
+//! | [`life`] | random lives of a wallet's shares |
 //! | [`rpc`] | JSON-RPC over HTTP, and amounts |
 //! | [`quorum`] | three and more `keylessd` that are one quorum |
 //! | [`script`] | scripts for a command-line client, and their transcripts |
@@ -13,6 +14,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 pub mod daemon;
+pub mod life;
 pub mod quorum;
 pub mod rpc;
 pub mod script;

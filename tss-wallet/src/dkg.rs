@@ -22,6 +22,7 @@
 
 mod ecdsa;
 mod error;
+pub(crate) mod rounds;
 mod schnorr;
 pub(crate) mod trial;
 pub(crate) mod wire;
@@ -35,14 +36,16 @@ use bitcoin::Network;
 pub use error::DkgError;
 
 use crate::identity::{SIGNATURE_BYTES, SigningIdentity};
-use crate::ids::{Epoch, Outgoing, PartyIndex, Recipient, SessionId, WalletId, tagged_hash};
+use crate::ids::{Epoch, Outgoing, PartyIndex, SessionId, WalletId, tagged_hash};
 use crate::keys::{Certificate, KeyShare, PublicKeys};
 use crate::roster::Roster;
-use wire::{Inbox, Kind, decode, encode, frame};
+use rounds::{Round, Rounds, Rules};
+use wire::{Kind, encode};
 
 const ECHO_ROUND: u8 = 4;
 const FIRST_TRIAL_ROUND: u8 = 5;
 const CERTIFICATE_ROUND: u8 = 8;
+static RULES: Rules = Rules { kinds, echo: ECHO_ROUND, last: CERTIFICATE_ROUND, tag: "keyless/dkg/transcript/v1" };
 
 /// What all members must agree on beforehand.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,15 +98,12 @@ pub struct Dkg {
     identity: SigningIdentity,
     seed: [u8; 32],
     state: State,
-    round: u8,
-    inbox: Inbox,
-    /// Every broadcast of rounds 1 to 3, by round and member, this member's own among them.
-    broadcasts: BTreeMap<(u8, PartyIndex), Vec<u8>>,
+    rounds: Rounds,
 }
 
 impl fmt::Debug for Dkg {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Dkg {{ wallet: {}, me: {}, round: {} }}", self.params.wallet, self.me, self.round)
+        write!(f, "Dkg {{ wallet: {}, me: {}, round: {} }}", self.params.wallet, self.me, self.rounds.present())
     }
 }
 
@@ -111,12 +111,6 @@ impl Drop for Dkg {
     fn drop(&mut self) {
         zeroize::Zeroize::zeroize(&mut self.seed);
     }
-}
-
-/// Messages of a round: one for all, and one for each peer.
-pub(crate) struct Round {
-    pub broadcast: Option<Vec<u8>>,
-    pub private: BTreeMap<PartyIndex, Vec<u8>>,
 }
 
 impl Dkg {
@@ -134,19 +128,9 @@ impl Dkg {
         let (ecdsa, points_commitment, fragments) = ecdsa::deal(&params.roster, me, &params_hash, &seed)?;
         let (schnorr, frost_package, chain_commitment) = schnorr::deal(&params.roster, me, &seed)?;
         let broadcast = encode(&wire::Round1 { params_hash, frost_package, chain_commitment, points_commitment })?;
-        let inbox = Inbox::new(params.roster.others(me).collect(), kinds);
-        let mut dkg = Self {
-            params,
-            params_hash,
-            me,
-            identity,
-            seed,
-            state: State::Round1 { ecdsa, schnorr },
-            round: 1,
-            inbox,
-            broadcasts: BTreeMap::new(),
-        };
-        let out = dkg.send(1, Round { broadcast: Some(broadcast), private: fragments });
+        let rounds = Rounds::new(me, params.roster.others(me).collect(), &RULES);
+        let mut dkg = Self { params, params_hash, me, identity, seed, state: State::Round1 { ecdsa, schnorr }, rounds };
+        let out = dkg.rounds.send(1, Round { broadcast: Some(broadcast), private: fragments });
         Ok((dkg, out))
     }
 
@@ -159,7 +143,7 @@ impl Dkg {
     /// The round this member waits for, from 1 to 8.
     #[must_use]
     pub fn round(&self) -> u8 {
-        self.round
+        self.rounds.present()
     }
 
     /// The members whose messages of the present round are missing.
@@ -167,7 +151,7 @@ impl Dkg {
     pub fn waiting_for(&self) -> Vec<PartyIndex> {
         match self.state {
             State::Finished { .. } | State::Failed => Vec::new(),
-            _ => self.inbox.missing(self.round, kinds(self.round)),
+            _ => self.rounds.missing(),
         }
     }
 
@@ -180,16 +164,14 @@ impl Dkg {
         if matches!(self.state, State::Finished { .. } | State::Failed) {
             return Err(DkgError::Late { from });
         }
-        if let Err(error) = self.inbox.accept(self.round, CERTIFICATE_ROUND, from, body) {
+        if let Err(error) = self.rounds.accept(from, body) {
             if error.is_fatal() {
                 self.state = State::Failed;
             }
             return Err(error);
         }
         let mut out = Vec::new();
-        while !matches!(self.state, State::Finished { .. })
-            && self.inbox.missing(self.round, kinds(self.round)).is_empty()
-        {
+        while !matches!(self.state, State::Finished { .. }) && self.rounds.missing().is_empty() {
             match self.step() {
                 Ok(messages) => out.extend(messages),
                 Err(error) => {
@@ -233,11 +215,11 @@ impl Dkg {
     }
 
     fn after_round1(&mut self, ecdsa: ecdsa::Dealt, schnorr: schnorr::Dealt) -> Result<Vec<Outgoing>, DkgError> {
-        let broadcasts: BTreeMap<PartyIndex, wire::Round1> = self.take_broadcasts(1)?;
+        let broadcasts: BTreeMap<PartyIndex, wire::Round1> = self.rounds.broadcasts()?;
         if let Some((culprit, _)) = broadcasts.iter().find(|(_, message)| message.params_hash != self.params_hash) {
             return Err(DkgError::OtherParameters { culprit: *culprit });
         }
-        let fragments = self.inbox.take(1, Kind::Private);
+        let fragments = self.rounds.take(Kind::Private);
         let (ecdsa, ecdsa_round) = ecdsa.commit(&broadcasts, &fragments)?;
         let (schnorr, shares) = schnorr.share(&broadcasts)?;
         let broadcast = encode(&ecdsa_round.broadcast)?;
@@ -248,24 +230,24 @@ impl Dkg {
             private.insert(to, encode(&wire::Private2 { frost_share: share, zero_commitment })?);
         }
         self.state = State::Round2 { ecdsa: Box::new(ecdsa), schnorr };
-        Ok(self.send(2, Round { broadcast: Some(broadcast), private }))
+        Ok(self.rounds.send(2, Round { broadcast: Some(broadcast), private }))
     }
 
     fn after_round2(&mut self, ecdsa: ecdsa::Committed, schnorr: schnorr::Shared) -> Result<Vec<Outgoing>, DkgError> {
-        let broadcasts: BTreeMap<PartyIndex, wire::Round2> = self.take_broadcasts(2)?;
-        let private: BTreeMap<PartyIndex, wire::Private2> = self.take_private(2)?;
+        let broadcasts: BTreeMap<PartyIndex, wire::Round2> = self.rounds.broadcasts()?;
+        let private: BTreeMap<PartyIndex, wire::Private2> = self.rounds.private()?;
         let (schnorr, schnorr_chain) = schnorr.receive(&private)?;
         let (ecdsa, reveal, private) = ecdsa.reveal(broadcasts, &private)?;
         let broadcast = encode(&wire::Round3 { ecdsa: reveal, schnorr_chain })?;
         let private =
             private.into_iter().map(|(to, message)| Ok((to, encode(&message)?))).collect::<Result<_, DkgError>>()?;
         self.state = State::Round3 { ecdsa: Box::new(ecdsa), schnorr };
-        Ok(self.send(3, Round { broadcast: Some(broadcast), private }))
+        Ok(self.rounds.send(3, Round { broadcast: Some(broadcast), private }))
     }
 
     fn after_round3(&mut self, ecdsa: ecdsa::Revealed, schnorr: schnorr::Received) -> Result<Vec<Outgoing>, DkgError> {
-        let broadcasts: BTreeMap<PartyIndex, wire::Round3> = self.take_broadcasts(3)?;
-        let private: BTreeMap<PartyIndex, wire::Private3> = self.take_private(3)?;
+        let broadcasts: BTreeMap<PartyIndex, wire::Round3> = self.rounds.broadcasts()?;
+        let private: BTreeMap<PartyIndex, wire::Private3> = self.rounds.private()?;
         let schnorr = schnorr.finish(&broadcasts)?;
         let ecdsa = ecdsa.finish(broadcasts, private)?;
         let public = PublicKeys {
@@ -278,38 +260,30 @@ impl Dkg {
             schnorr: schnorr.group,
             ecdsa_shares: ecdsa.shares,
             schnorr_shares: schnorr.shares,
-            transcript: self.transcript(),
+            transcript: self.rounds.transcript(&self.params_hash),
             certificate: Certificate::default(),
         };
         let echo = public.statement();
         let share = KeyShare::new(Arc::new(public), self.me, ecdsa.party, schnorr.package)
             .map_err(|error| DkgError::Own(error.to_string()))?;
         self.state = State::Echo { share: Arc::new(share) };
-        Ok(self.send(ECHO_ROUND, Round { broadcast: Some(echo.to_vec()), private: BTreeMap::new() }))
+        Ok(self.rounds.send(ECHO_ROUND, Round::broadcast(&echo)))
     }
 
-    /// Everyone's hash of all broadcasts and of the result must be the same.
     fn after_echo(&mut self, share: Arc<KeyShare>) -> Result<Vec<Outgoing>, DkgError> {
-        let statement = share.public().statement();
-        for (from, echo) in self.inbox.take(ECHO_ROUND, Kind::Broadcast) {
-            if echo.len() != statement.len() {
-                return Err(DkgError::Malformed { culprit: from });
-            }
-            if *echo != statement {
-                return Err(DkgError::Equivocation { with: from });
-            }
-        }
+        self.rounds.compare(&share.public().statement())?;
         let (trial, private) = trial::Trial::start(&share, &self.params_hash, &self.seed)?;
         self.state = State::Trial { share, trial };
-        Ok(self.send(FIRST_TRIAL_ROUND, Round { broadcast: None, private }))
+        Ok(self.rounds.send(FIRST_TRIAL_ROUND, Round::private(private)))
     }
 
     fn after_trial_round(&mut self, share: Arc<KeyShare>, mut trial: trial::Trial) -> Result<Vec<Outgoing>, DkgError> {
-        let received = self.inbox.take(self.round, Kind::Private);
+        let received = self.rounds.take(Kind::Private);
         let private = trial.step(received)?;
-        if self.round + 1 < CERTIFICATE_ROUND {
+        let next = self.rounds.present() + 1;
+        if next < CERTIFICATE_ROUND {
             self.state = State::Trial { share, trial };
-            return Ok(self.send(self.round + 1, Round { broadcast: None, private }));
+            return Ok(self.rounds.send(next, Round::private(private)));
         }
         trial.finish()?;
         let statement = share.public().statement();
@@ -319,7 +293,7 @@ impl Dkg {
             .add(&self.params.roster, &statement, self.me, &signature)
             .map_err(|error| DkgError::Own(error.to_string()))?;
         self.state = State::Certify { share, certificate };
-        Ok(self.send(CERTIFICATE_ROUND, Round { broadcast: Some(signature.to_vec()), private: BTreeMap::new() }))
+        Ok(self.rounds.send(CERTIFICATE_ROUND, Round::broadcast(&signature)))
     }
 
     fn after_certificate(
@@ -328,7 +302,7 @@ impl Dkg {
         mut certificate: Certificate,
     ) -> Result<Vec<Outgoing>, DkgError> {
         let statement = share.public().statement();
-        for (from, bytes) in self.inbox.take(CERTIFICATE_ROUND, Kind::Broadcast) {
+        for (from, bytes) in self.rounds.take(Kind::Broadcast) {
             let malformed = DkgError::Malformed { culprit: from };
             let signature = <[u8; SIGNATURE_BYTES]>::try_from(bytes.as_slice()).map_err(|_| malformed.clone())?;
             certificate.add(&self.params.roster, &statement, from, &signature).map_err(|_| malformed)?;
@@ -336,45 +310,6 @@ impl Dkg {
         let share = share.certified(certificate).map_err(|error| DkgError::Own(error.to_string()))?;
         self.state = State::Finished { share: Arc::new(share) };
         Ok(Vec::new())
-    }
-
-    fn transcript(&self) -> [u8; 32] {
-        let flat: Vec<Vec<u8>> =
-            self.broadcasts.iter().map(|((round, from), bytes)| [&[*round, from.get()][..], bytes].concat()).collect();
-        let mut parts: Vec<&[u8]> = vec![&self.params_hash];
-        parts.extend(flat.iter().map(Vec::as_slice));
-        tagged_hash("keyless/dkg/transcript/v1", &parts)
-    }
-
-    fn take_broadcasts<T: serde::de::DeserializeOwned>(
-        &mut self,
-        round: u8,
-    ) -> Result<BTreeMap<PartyIndex, T>, DkgError> {
-        let bodies = self.inbox.take(round, Kind::Broadcast);
-        let decoded = bodies.iter().map(|(from, bytes)| Ok((*from, decode(*from, bytes)?))).collect();
-        self.broadcasts.extend(bodies.into_iter().map(|(from, bytes)| ((round, from), bytes.to_vec())));
-        decoded
-    }
-
-    fn take_private<T: serde::de::DeserializeOwned>(&mut self, round: u8) -> Result<BTreeMap<PartyIndex, T>, DkgError> {
-        let bodies = self.inbox.take(round, Kind::Private);
-        bodies.iter().map(|(from, bytes)| Ok((*from, decode(*from, bytes)?))).collect()
-    }
-
-    fn send(&mut self, round: u8, messages: Round) -> Vec<Outgoing> {
-        self.round = round;
-        let mut out = Vec::new();
-        if let Some(broadcast) = messages.broadcast {
-            out.push(Outgoing { to: Recipient::All, body: frame(round, Kind::Broadcast, &broadcast) });
-            if round < ECHO_ROUND {
-                self.broadcasts.insert((round, self.me), broadcast);
-            }
-        }
-        for (to, mut body) in messages.private {
-            out.push(Outgoing { to: Recipient::One(to), body: frame(round, Kind::Private, &body) });
-            zeroize::Zeroize::zeroize(&mut body);
-        }
-        out
     }
 }
 

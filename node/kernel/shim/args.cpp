@@ -74,6 +74,8 @@ const Option COSIGNER_OPTIONS[]{
     {"-devquorum=<t/n>", "Embed n co-signers, t of which sign, in this process: for development, refused on main (default on regtest when no -cosigner is given: 2/3)", ANY | ArgsManager::NETWORK_ONLY},
     {"-experimental=<what>", "Agree to use what has had no outside review. Can be used multiple times; 'tss' is needed to make a wallet on main", ANY},
     {"-printcosignerid", "Print the PeerId of this node as a co-signer, make its identity if there is none, and exit", ANY},
+    {"-refreshinterval=<secs>", "Deal the shares of every wallet again when this much time has passed since it was last done; 0 never does (default: 0)", ANY},
+    {"-repairshares", "Have a share that has become stale, because its member slept through a change of shares, repaired without a command (default: 1)", ANY},
     {"-signingtimeout=<secs>", "How long a signing may take without human approval (default: 10)", ANY},
     {"-threshold=<n>", "How many members a new wallet needs to sign (default: more than half)", ANY | ArgsManager::NETWORK_ONLY},
 };

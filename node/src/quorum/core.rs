@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bitcoin::consensus::{deserialize, serialize};
 use bitcoin::{BlockHash, Network, Transaction};
@@ -19,6 +19,7 @@ use tss_wallet::{Epoch, MemberId, SessionId, SigningIdentity, WalletId};
 
 use super::holding::Holding;
 use super::keygen::Pending;
+use super::redeal::join::Join;
 use super::refusal::Refusal;
 use super::sessions::{OpenError, SessionInfo, SessionKind, Sessions};
 use super::wire::{self, Blob, Frame, LeaseRange, Message, NO_WALLET, Status, Topic, WalletStatus};
@@ -29,6 +30,19 @@ use crate::wallets::chain_view::ChainView;
 const MAX_OPENING_PER_PEER: usize = 64;
 /// How long the end of a co-signer waits for its sessions.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How often the ends of ceremonies are looked after.
+const TEND: Duration = Duration::from_secs(3);
+/// What nobody asked for and failed is tried again this much later, and twice as late each time.
+const TRY_AGAIN: Duration = Duration::from_secs(10);
+const TRY_AGAIN_DOUBLINGS: u32 = 6;
+
+/// What a member does by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Unasked {
+    Repair,
+    Refresh,
+}
 
 /// What the owner of the wallets is told and asked. Called on blocking threads.
 pub trait Host: Send + Sync + 'static {
@@ -43,7 +57,7 @@ pub trait Host: Send + Sync + 'static {
 }
 
 /// Whom this member makes wallets with, from its own configuration.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Policy {
     /// The allow-list, without this member.
     pub cosigners: BTreeSet<MemberId>,
@@ -51,6 +65,22 @@ pub struct Policy {
     pub threshold: Option<u8>,
     /// The operator accepts what its configuration does not say (embedded co-signers).
     pub accepts_any: bool,
+    /// A share that has become stale is repaired without a command.
+    pub repairs_itself: bool,
+    /// Shares are dealt again when this much time has passed.
+    pub refresh_interval: Option<Duration>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            cosigners: BTreeSet::new(),
+            threshold: None,
+            accepts_any: false,
+            repairs_itself: true,
+            refresh_interval: None,
+        }
+    }
 }
 
 /// Where the shares lie.
@@ -99,6 +129,11 @@ pub struct Core {
     pub(super) sessions: Sessions,
     holdings: Mutex<BTreeMap<WalletId, Arc<Holding>>>,
     pending: Mutex<Vec<Arc<Pending>>>,
+    /// Shares of wallets that do not live here yet, by name.
+    joins: Mutex<BTreeMap<String, Arc<Join>>>,
+    /// When a stale share may be repaired, or shares be refreshed, again, and how many tries were made.
+    tries: Mutex<HashMap<(WalletId, Unasked), (Instant, u32)>>,
+    tending: AtomicBool,
     /// Names of wallets that are being made.
     names: Mutex<BTreeSet<String>>,
     host: OnceLock<Weak<dyn Host>>,
@@ -129,6 +164,9 @@ impl Core {
             sessions: Sessions::default(),
             holdings: Mutex::default(),
             pending: Mutex::default(),
+            joins: Mutex::default(),
+            tries: Mutex::default(),
+            tending: AtomicBool::new(false),
             names: Mutex::default(),
             host: OnceLock::new(),
             peers: Mutex::default(),
@@ -209,6 +247,8 @@ impl Core {
     }
 
     pub(super) fn hold(&self, holding: Arc<Holding>) {
+        // Whoever has got a share of another epoch begins anew.
+        locked(&self.tries).retain(|(wallet, _), _| *wallet != holding.wallet());
         locked(&self.holdings).insert(holding.wallet(), holding);
     }
 
@@ -237,6 +277,44 @@ impl Core {
         let before = all.len();
         all.retain(|other| !Arc::ptr_eq(other, pending));
         all.len() < before
+    }
+
+    pub(super) fn joins(&self) -> Vec<Arc<Join>> {
+        locked(&self.joins).values().cloned().collect()
+    }
+
+    pub(super) fn join(&self, name: &str) -> Option<Arc<Join>> {
+        locked(&self.joins).get(name).cloned()
+    }
+
+    pub(super) fn add_join(&self, join: Arc<Join>) {
+        locked(&self.joins).insert(join.name.clone(), join);
+    }
+
+    pub(super) fn end_join(&self, join: &Arc<Join>) {
+        locked(&self.joins).remove(&join.name);
+    }
+
+    /// Whether something that nobody asked for may be tried now; the next time is later.
+    pub(super) fn may_try(&self, wallet: WalletId, what: Unasked) -> bool {
+        let now = Instant::now();
+        let mut tries = locked(&self.tries);
+        let (next, count) = tries.get(&(wallet, what)).copied().unwrap_or((now, 0));
+        if now < next {
+            return false;
+        }
+        let later = TRY_AGAIN * 2_u32.pow(count.min(TRY_AGAIN_DOUBLINGS));
+        tries.insert((wallet, what), (now + later, count + 1));
+        true
+    }
+
+    /// Looks after what ceremonies have left open, unless that is being done. Blocks.
+    fn tend(self: &Arc<Self>) {
+        if self.is_stopping() || self.tending.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        redeal::tend(self);
+        self.tending.store(false, Ordering::Release);
     }
 
     pub(super) fn is_online(&self, member: &MemberId) -> bool {
@@ -323,6 +401,7 @@ impl Core {
         }
         locked(&self.holdings).clear();
         locked(&self.pending).clear();
+        locked(&self.joins).clear();
     }
 
     /// Closes the share of a wallet that this member has left; its sessions end by themselves.
@@ -363,8 +442,8 @@ impl Core {
                 self.heard(&member);
                 self.spawn(move |core| {
                     keygen::resolve_pending(core);
-                    redeal::settle_all(core);
                     lease::compare_marks(core, member);
+                    core.tend();
                 });
             }
             Event::Down(peer, reason) => {
@@ -494,8 +573,20 @@ impl From<OpenError> for Refusal {
 }
 
 async fn run(core: Weak<Core>, mut events: Events) {
-    while let Some(event) = events.recv().await {
+    let mut tend = tokio::time::interval(TEND);
+    tend.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let event = tokio::select! {
+            event = events.recv() => match event {
+                Some(event) => Some(event),
+                None => return,
+            },
+            _ = tend.tick() => None,
+        };
         let Some(core) = core.upgrade() else { return };
-        core.on_event(event);
+        match event {
+            Some(event) => core.on_event(event),
+            None => core.spawn(Core::tend),
+        }
     }
 }

@@ -105,6 +105,8 @@ pub enum QuorumError {
         "this member's share is of epoch {mine}, and the quorum is in epoch {theirs}: run repairshare \"{wallet}\" here"
     )]
     Stale { wallet: String, mine: u32, theirs: u32 },
+    #[error("the quorum goes on without this member since epoch {epoch}: deleteshare erases its share")]
+    Out { epoch: u32 },
     #[error("too many signing sessions are open")]
     Busy,
     #[error("the session was stopped")]

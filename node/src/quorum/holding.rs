@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bitcoin::hashes::{Hash, sha256};
@@ -29,6 +29,8 @@ const CEREMONY_KEY: &[u8] = b"ceremony";
 const MARK_PREFIX: &[u8] = b"mark/";
 const SUSPENDED_PREFIX: &[u8] = b"suspended/";
 const PAYMENT_PREFIX: &[u8] = b"payment/";
+/// The present epoch and when this member first saw itself in it.
+const DEALT_KEY: &[u8] = b"dealt";
 /// How far a mark of another member may lie above one's own: no liar exhausts the indexes.
 const MAX_MARK_JUMP: u32 = 20_000;
 
@@ -65,6 +67,8 @@ pub struct Holding {
     suspended: Arc<Mutex<BTreeMap<MemberId, String>>>,
     /// The highest epoch that another member claims to be in; explains failures, decides nothing.
     claimed: AtomicU32,
+    /// The quorum has gone on without this member.
+    out: AtomicBool,
     bans: Mutex<BTreeSet<PartyIndex>>,
 }
 
@@ -226,6 +230,7 @@ impl Holding {
             suspended: Arc::new(Mutex::new(suspended)),
             coins: Arc::default(),
             claimed: AtomicU32::new(0),
+            out: AtomicBool::new(false),
             bans: Mutex::new(bans),
         })
     }
@@ -272,7 +277,7 @@ impl Holding {
     /// Seals the share with a passphrase instead of the node's key file, and locks it.
     pub fn encrypt(&self, passphrase: &[u8]) -> Result<(), HoldingError> {
         let mut held = self.held();
-        self.store.reseal(&SealKey::load(&self.seal_key)?, &fresh_key(passphrase)?, &nonce())?;
+        self.store.reseal(&SealKey::load(&self.seal_key)?, &fresh_key(passphrase)?, nonce)?;
         *held = Share { open: None, encrypted: true, key: None };
         Ok(())
     }
@@ -295,7 +300,7 @@ impl Holding {
     pub fn change_passphrase(&self, old: &[u8], new: &[u8]) -> Result<bool, HoldingError> {
         let Some(key) = self.key_of(old)? else { return Ok(false) };
         let fresh = fresh_key(new)?;
-        match self.store.reseal(&key, &fresh, &nonce()) {
+        match self.store.reseal(&key, &fresh, nonce) {
             Ok(()) => {
                 let mut held = self.held();
                 if held.open.is_some() {
@@ -316,6 +321,30 @@ impl Holding {
     pub fn later_epoch(&self) -> Option<Epoch> {
         let claimed = Epoch(self.claimed.load(Ordering::Relaxed));
         (claimed > self.epoch()).then_some(claimed)
+    }
+
+    pub(super) fn set_out(&self, out: bool) {
+        self.out.store(out, Ordering::Relaxed);
+    }
+
+    /// Whether the others have gone on without this member.
+    pub fn is_out(&self) -> bool {
+        self.out.load(Ordering::Relaxed)
+    }
+
+    /// Since when this member is in its present epoch, in seconds since 1970; from now on if nothing is noted yet.
+    pub(super) fn dealt_at(&self, now: u64) -> Result<u64, HoldingError> {
+        if let Some(row) = self.db.get(Family::Claims, DEALT_KEY)?
+            && let Some((epoch, time)) = row.split_first_chunk::<4>()
+            && u32::from_be_bytes(*epoch) == self.epoch().0
+            && let Ok(time) = <[u8; 8]>::try_from(time)
+        {
+            return Ok(u64::from_be_bytes(time));
+        }
+        let mut batch = Batch::new();
+        batch.put(Family::Claims, DEALT_KEY, [self.epoch().0.to_be_bytes().as_slice(), &now.to_be_bytes()].concat());
+        self.db.write(&batch, Sync::Yes)?;
+        Ok(now)
     }
 
     /// Members this one takes part in nothing with, by its operator's word; itself among them stops its own share.
@@ -381,8 +410,14 @@ impl Holding {
             suspended: Arc::clone(&self.suspended),
             coins: Arc::clone(&self.coins),
             claimed: AtomicU32::new(0),
+            out: AtomicBool::new(false),
             bans: Mutex::new(self.store.banned_parties(&public)?),
-            share: Mutex::new(Share { open: Some(Arc::new(share)), encrypted: held.encrypted, key: held.key.clone() }),
+            share: Mutex::new(Share {
+                // A share that was locked meanwhile stays so.
+                open: (!held.encrypted || held.key.is_some()).then(|| Arc::new(share)),
+                encrypted: held.encrypted,
+                key: held.key.clone(),
+            }),
             public,
         })
     }

@@ -14,15 +14,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bitcoin::hashes::{Hash, sha256};
-use tss_wallet::{Dkg, DkgParams, Epoch, KeyShare, MemberId, Outgoing, Recipient, Roster, Split, WalletDb, WalletId};
+use tss_wallet::{Dkg, DkgParams, Epoch, KeyShare, MemberId, Roster, Split, WalletDb, WalletId};
 
 use super::core::Core;
 use super::error::{Missing, MissingList, QuorumError};
 use super::holding::{self, Holding, HoldingError};
 use super::link::{Heard, Link};
+use super::redeal::join::Join;
 use super::refusal::Refusal;
 use super::sessions::{OpenError, SessionKind};
-use super::wire::{Blob, Invitation, Message, Outcome, PROTOCOL_VERSION, Topic};
+use super::wire::{Invitation, Message, Outcome, PROTOCOL_VERSION, Topic};
 
 /// Within it, every member has answered the invitation.
 const PREFLIGHT: Duration = Duration::from_millis(1_900);
@@ -105,36 +106,10 @@ fn roster_of(invitation: &Invitation) -> Result<Roster, Refusal> {
 
 /// Invites all and waits for their word, with the absent and the unwilling by name.
 fn preflight(core: &Core, link: &Link<'_>, roster: &Roster, invitation: &Invitation) -> Result<(), QuorumError> {
-    let unreachable: Vec<MemberId> = link.others().iter().filter(|member| !core.is_online(member)).copied().collect();
-    let mut missing: Vec<Missing> = unreachable.iter().map(|member| Missing::unreachable(core, *member)).collect();
-    let mut waiting: BTreeSet<MemberId> = if missing.is_empty() { link.others().clone() } else { BTreeSet::new() };
+    let unreachable = link.others().iter().filter(|member| !core.is_online(member));
+    let mut missing: Vec<Missing> = unreachable.map(|member| Missing::unreachable(core, *member)).collect();
     if missing.is_empty() {
-        for member in link.send_all(0, &Message::Invite(invitation.clone())) {
-            waiting.remove(&member);
-            missing.push(Missing::unreachable(core, member));
-        }
-    }
-    let deadline = Instant::now() + PREFLIGHT;
-    while !waiting.is_empty() {
-        link.note("inviting", waiting.iter().copied());
-        match link.next(deadline) {
-            Heard::Message(from, Message::Accept) => {
-                waiting.remove(&from);
-            }
-            Heard::Message(from, Message::Refuse(refusal)) => {
-                if waiting.remove(&from) {
-                    missing.push(Missing::refused(from, &refusal));
-                }
-            }
-            Heard::Message(..) => {}
-            Heard::Down(member) => {
-                if waiting.remove(&member) {
-                    missing.push(Missing::unreachable(core, member));
-                }
-            }
-            Heard::Stop => return Err(QuorumError::Stopped),
-            Heard::Deadline => missing.extend(std::mem::take(&mut waiting).into_iter().map(Missing::silent)),
-        }
+        missing = link.ask_all(&Message::Invite(invitation.clone()), "inviting", PREFLIGHT)?.missing;
     }
     if !missing.is_empty() {
         return Err(QuorumError::Absent { members: usize::from(roster.count()), missing: MissingList(missing) });
@@ -247,25 +222,6 @@ fn await_begin(core: &Core, link: &Link<'_>, coordinator: MemberId) -> Result<Ea
     }
 }
 
-fn post(link: &Link<'_>, roster: &Roster, outgoing: &[Outgoing]) {
-    for other in link.others() {
-        let Some(index) = roster.index_of(other) else { continue };
-        let mut round = 0;
-        let mut bodies = Vec::new();
-        for message in outgoing {
-            if matches!(message.to, Recipient::One(party) if party != index) {
-                continue;
-            }
-            round = message.round();
-            bodies.push(Blob(message.body.clone()));
-        }
-        // A member that went away is reported as such by the line itself.
-        if !bodies.is_empty() {
-            link.send(*other, round, &Message::Protocol(bodies));
-        }
-    }
-}
-
 /// Removes what a failed ceremony made.
 struct Unfinished {
     dir: PathBuf,
@@ -304,7 +260,7 @@ fn ceremony(
     let params = params_of(core, link.topic(), roster, invitation)?;
     let started = Dkg::start(params, core.identity().clone(), core.fresh_seed());
     let (mut dkg, outgoing) = started.map_err(ceremony_failed)?;
-    post(link, roster, &outgoing);
+    link.post(&outgoing, |member| roster.index_of(member));
     let pause = NO_PROGRESS + NO_PROGRESS_PER_MEMBER * u32::from(roster.count());
     let mut deadline = Instant::now() + pause;
     let mut stored = BTreeSet::new();
@@ -320,7 +276,10 @@ fn ceremony(
                 let Some(index) = roster.index_of(&from) else { continue };
                 for body in bodies {
                     match dkg.receive(index, &body.0) {
-                        Ok(outgoing) => post(link, roster, &outgoing),
+                        // A member that went away is reported as such by the line itself.
+                        Ok(outgoing) => {
+                            link.post(&outgoing, |member| roster.index_of(member));
+                        }
                         Err(error) if error.is_fatal() => return Err(ceremony_failed(error)),
                         Err(error) => tracing::warn!(session = %link.topic().session, %from, %error, "message dropped"),
                     }
@@ -526,27 +485,25 @@ pub fn open_all(core: &Core, names: &[String]) {
 /// Opens one wallet's share.
 pub fn open_one(core: &Core, name: &str, dir: &std::path::Path) -> Result<(), HoldingError> {
     let db = Arc::new(WalletDb::open(&dir.join("db"))?);
-    if holding::is_complete(dir) {
-        if holding::has_share(&db, core.me())? {
+    let store = tss_wallet::ShareStore::new(Arc::clone(&db), core.me());
+    let complete = holding::is_complete(dir);
+    if holding::has_share(&db, core.me())? && store.has_share()? {
+        if complete {
             core.hold(Arc::new(Holding::open(name, dir, db, &core.layout.seal_key(), core.me())?));
-        }
-        return Ok(());
-    }
-    let facts = holding::stored_facts(&db)?;
-    match facts {
-        Some((ceremony, facts)) if holding::has_share(&db, core.me())? => {
+        } else if let Some((ceremony, facts)) = holding::stored_facts(&db)? {
             let wallet = holding::wallet_of(&db, core.me())?;
             let (name, dir) = (name.to_owned(), dir.to_owned());
             let ceremony = tss_wallet::SessionId(ceremony);
             core.add_pending(Arc::new(Pending { name, dir, wallet, ceremony, members: facts.members, db }));
         }
-        _ => {
-            // A share dealt to this new member may yet be certified by the others.
-            if tss_wallet::ShareStore::new(Arc::clone(&db), core.me()).promised()?.is_empty() {
-                drop(db);
-                remove_unfinished(dir);
-            }
-        }
+    } else if !store.promised()?.is_empty() {
+        // A share dealt to this member may yet be certified by the others.
+        core.add_join(Arc::new(Join { name: name.to_owned(), dir: dir.to_owned(), db }));
+    } else if complete {
+        tracing::info!(wallet = name, "this node has left the quorum of this wallet, or has lost its share");
+    } else {
+        drop((store, db));
+        remove_unfinished(dir);
     }
     Ok(())
 }

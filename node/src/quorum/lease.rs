@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use bitcoin::hashes::{Hash, HashEngine, sha256};
 use rand::RngCore;
-use tss_wallet::MemberId;
 use tss_wallet::wallet::keychain::{ChainId, KeyId, Keychains};
+use tss_wallet::{Epoch, MemberId};
 
 use super::core::Core;
 use super::error::{Missing, MissingList, QuorumError, peer_name};
@@ -19,6 +19,7 @@ use super::holding::Holding;
 use super::link::{Heard, Link};
 use super::refusal::Refusal;
 use super::sessions::SessionKind;
+use super::switching::{self, OtherEpoch};
 use super::wire::{LeaseRange, Message, NO_WALLET, Topic};
 
 /// Indexes in one range, and ranges in one request.
@@ -94,7 +95,16 @@ pub fn asked(core: &Arc<Core>, from: MemberId, topic: Topic, ranges: &[LeaseRang
 }
 
 /// Leases `counts` indexes of each chain, from t members. Blocks; gives the ranges that are this coordinator's now.
-pub fn lease(core: &Core, holding: &Holding, counts: &[(ChainId, u32)]) -> Result<Vec<LeaseRange>, QuorumError> {
+pub fn lease(core: &Core, holding: &Arc<Holding>, counts: &[(ChainId, u32)]) -> Result<Vec<LeaseRange>, QuorumError> {
+    switching::across(core, holding, |holding, other_epoch| lease_in(core, holding, counts, other_epoch))
+}
+
+fn lease_in(
+    core: &Core,
+    holding: &Holding,
+    counts: &[(ChainId, u32)],
+    other_epoch: &OtherEpoch,
+) -> Result<Vec<LeaseRange>, QuorumError> {
     for tries in 0..MAX_TRIES {
         let marks: BTreeMap<ChainId, u32> = holding.marks().into_iter().collect();
         let ranges: Vec<LeaseRange> = counts
@@ -114,7 +124,7 @@ pub fn lease(core: &Core, holding: &Holding, counts: &[(ChainId, u32)]) -> Resul
             Ok(false) => continue,
             Err(error) => return Err(QuorumError::Storage(error.to_string())),
         }
-        if ask(core, holding, &ranges)? {
+        if ask(core, holding, &ranges, other_epoch)? {
             return Ok(ranges);
         }
         let most = STEP_BACK_MS << tries.min(5);
@@ -124,7 +134,7 @@ pub fn lease(core: &Core, holding: &Holding, counts: &[(ChainId, u32)]) -> Resul
 }
 
 /// False: another coordinator holds some of it; the marks were raised.
-fn ask(core: &Core, holding: &Holding, ranges: &[LeaseRange]) -> Result<bool, QuorumError> {
+fn ask(core: &Core, holding: &Holding, ranges: &[LeaseRange], other_epoch: &OtherEpoch) -> Result<bool, QuorumError> {
     let topic = core.fresh_topic(holding.wallet(), holding.epoch());
     let info = core.session_info(&topic, SessionKind::Lease, core.me());
     let inbox = core.sessions.open(info).map_err(|_| QuorumError::Busy)?;
@@ -155,7 +165,13 @@ fn ask(core: &Core, holding: &Holding, ranges: &[LeaseRange]) -> Result<bool, Qu
                         holding.raise_marks(&marks).map_err(|error| QuorumError::Storage(error.to_string()))?;
                         behind = true;
                     }
-                    Message::Refuse(refusal) => missing.push(Missing::refused(from, &refusal)),
+                    Message::Refuse(refusal) => {
+                        if let Refusal::OtherEpoch(theirs) = refusal {
+                            holding.heard_of_epoch(Epoch(theirs));
+                            other_epoch.note();
+                        }
+                        missing.push(Missing::refused(from, &refusal));
+                    }
                     _ => missing.push(Missing::silent(from)),
                 }
             }
@@ -194,7 +210,7 @@ pub fn compare_marks(core: &Arc<Core>, member: MemberId) {
     if core.is_stopping() || !core.holdings().iter().any(|holding| holding.index_of(&member).is_some()) {
         return;
     }
-    let topic = core.fresh_topic(NO_WALLET, tss_wallet::Epoch(0));
+    let topic = core.fresh_topic(NO_WALLET, Epoch(0));
     let info = core.session_info(&topic, SessionKind::Probe, core.me());
     let Ok(inbox) = core.sessions.open(info) else { return };
     let link = Link::new(core, topic, inbox, [member]);

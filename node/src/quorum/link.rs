@@ -4,13 +4,15 @@
 //! session by themselves, for their sender may not be who they claim.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tss_wallet::MemberId;
+use tss_wallet::{MemberId, Outgoing, PartyIndex, Recipient};
 
 use super::core::Core;
+use super::error::{Missing, QuorumError};
+use super::refusal::Refusal;
 use super::sessions::{Inbound, Inbox};
-use super::wire::{self, Message, Topic};
+use super::wire::{self, Blob, Message, Topic};
 
 /// What a session hears.
 #[derive(Debug)]
@@ -20,6 +22,15 @@ pub enum Heard {
     Down(MemberId),
     Stop,
     Deadline,
+}
+
+/// What the participants of a ceremony answered to its proposal.
+#[derive(Default)]
+pub struct Answers {
+    /// Who does not take part, and why.
+    pub missing: Vec<Missing>,
+    /// One of them is busy with another ceremony.
+    pub busy: bool,
 }
 
 /// The end of the line.
@@ -57,6 +68,68 @@ impl<'a> Link<'a> {
     /// Sends to all others; answers with those who cannot be reached.
     pub fn send_all(&self, round: u16, message: &Message) -> BTreeSet<MemberId> {
         self.others.iter().copied().filter(|other| !self.send(*other, round, message)).collect()
+    }
+
+    /// Sends what a machine wants sent, one message to each peer. Answers with those who cannot be reached.
+    pub fn post(
+        &self,
+        outgoing: &[Outgoing],
+        index_of: impl Fn(&MemberId) -> Option<PartyIndex>,
+    ) -> BTreeSet<MemberId> {
+        let mut unreachable = BTreeSet::new();
+        for other in &self.others {
+            let Some(index) = index_of(other) else { continue };
+            let for_it = |to: &Recipient| match to {
+                Recipient::All => true,
+                Recipient::One(party) => *party == index,
+            };
+            let mut round = 0;
+            let mut bodies = Vec::new();
+            for message in outgoing.iter().filter(|message| for_it(&message.to)) {
+                round = message.round();
+                bodies.push(Blob(message.body.clone()));
+            }
+            if !bodies.is_empty() && !self.send(*other, round, &Message::Protocol(bodies)) {
+                unreachable.insert(*other);
+            }
+        }
+        unreachable
+    }
+
+    /// Proposes something to all others, and waits for their word until a deadline.
+    pub fn ask_all(&self, message: &Message, state: &'static str, patience: Duration) -> Result<Answers, QuorumError> {
+        let mut answers = Answers::default();
+        let mut waiting = self.others.clone();
+        let deadline = Instant::now() + patience;
+        for member in self.send_all(0, message) {
+            waiting.remove(&member);
+            answers.missing.push(Missing::unreachable(self.core, member));
+        }
+        while !waiting.is_empty() {
+            self.note(state, waiting.iter().copied());
+            match self.next(deadline) {
+                Heard::Message(from, Message::Accept) => {
+                    waiting.remove(&from);
+                }
+                Heard::Message(from, Message::Refuse(refusal)) => {
+                    answers.busy |= refusal == Refusal::Busy;
+                    if waiting.remove(&from) {
+                        answers.missing.push(Missing::refused(from, &refusal));
+                    }
+                }
+                Heard::Message(..) => {}
+                Heard::Down(member) => {
+                    if waiting.remove(&member) {
+                        answers.missing.push(Missing::unreachable(self.core, member));
+                    }
+                }
+                Heard::Stop => return Err(QuorumError::Stopped),
+                Heard::Deadline => {
+                    answers.missing.extend(std::mem::take(&mut waiting).into_iter().map(Missing::silent));
+                }
+            }
+        }
+        Ok(answers)
     }
 
     /// The next message of a participant, or what else ends the wait.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tss_wallet::sign::Verdict;
 use tss_wallet::wallet::keychain::AddressType;
-use tss_wallet::{MemberId, Outgoing, PartyIndex, Recipient, SignError, SignItem, SignParams, SigningSession};
+use tss_wallet::{MemberId, Outgoing, PartyIndex, SignError, SignItem, SignParams, SigningSession};
 
 use super::check::{self, Checked};
 use super::core::Core;
@@ -18,7 +18,7 @@ use super::holding::Holding;
 use super::link::{Heard, Link};
 use super::refusal::Refusal;
 use super::sessions::{OpenError, SessionKind};
-use super::wire::{Blob, CoinChoice, Message, SignRequest, Subject, Topic};
+use super::wire::{CoinChoice, Message, SignRequest, Subject, Topic};
 
 /// How long a participant waits for others before it tells the coordinator that it is stuck.
 const STUCK_AFTER: Duration = Duration::from_millis(900);
@@ -35,26 +35,9 @@ pub(super) fn sign_items(checked: &Checked) -> Vec<SignItem> {
     checked.items.iter().map(|item| SignItem { key: item.key.id, message: item.message }).collect()
 }
 
-/// Sends what a machine wants sent, one message to each peer. Answers with those who cannot be reached.
+/// Sends what a machine wants sent. Answers with those who cannot be reached.
 pub(super) fn post(link: &Link<'_>, holding: &Holding, outgoing: Vec<Outgoing>) -> BTreeSet<MemberId> {
-    let mut unreachable = BTreeSet::new();
-    for other in link.others() {
-        let Some(index) = holding.index_of(other) else { continue };
-        let for_it = |to: &Recipient| match to {
-            Recipient::All => true,
-            Recipient::One(party) => *party == index,
-        };
-        let mut round = 0;
-        let mut bodies = Vec::new();
-        for message in outgoing.iter().filter(|message| for_it(&message.to)) {
-            round = message.round();
-            bodies.push(Blob(message.body.clone()));
-        }
-        if !bodies.is_empty() && !link.send(*other, round, &Message::Protocol(bodies)) {
-            unreachable.insert(*other);
-        }
-    }
-    unreachable
+    link.post(&outgoing, |member| holding.index_of(member))
 }
 
 /// Another member asks for this one's part.

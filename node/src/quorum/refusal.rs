@@ -55,6 +55,8 @@ pub enum Refusal {
     NotConfirmed,
     #[error("its operator has suspended {0}")]
     Suspended(String),
+    #[error("epoch {0}, which it signed for, may be in force at {1}: they must take part")]
+    Unsettled(u32, String),
     #[error("its disk failed: {0}")]
     Storage(String),
     #[error("the attempt failed there: {0}")]

@@ -5,11 +5,12 @@
 //! new nonces. Ends within the signing timeout, or as soon as fewer than t members are ready, naming who is missing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keyless_p2p::cosigners::peer_id_of;
 use tss_wallet::sign::{MAX_ECDSA_ITEMS, Verdict};
-use tss_wallet::{MemberId, PartyIndex, SignError, SignParams, Signature, SigningSession};
+use tss_wallet::{Epoch, MemberId, PartyIndex, SignError, SignParams, Signature, SigningSession};
 
 use super::check::{self, Checked};
 use super::coins::TakenCoins;
@@ -20,6 +21,7 @@ use super::link::{Heard, Link};
 use super::participant::{members_of, needs_ecdsa, note_failure, post, sign_items};
 use super::refusal::Refusal;
 use super::sessions::SessionKind;
+use super::switching::{self, OtherEpoch};
 use super::wire::{CoinChoice, Message, SignRequest, Subject, Topic};
 
 pub use super::participant::asked;
@@ -76,7 +78,7 @@ struct Field {
 /// Signs a subject with the quorum. Blocks. Gives one signature for each item of the subject, in its order.
 pub fn sign(
     core: &Core,
-    holding: &Holding,
+    holding: &Arc<Holding>,
     subject: &Subject,
     terms: Terms<'_>,
 ) -> Result<Vec<Signature>, QuorumError> {
@@ -90,8 +92,10 @@ pub fn sign(
         let checked =
             check::check(&holding.wallet(), holding.keys(), core.chain.as_ref(), &part, terms.idempotency_key)
                 .map_err(QuorumError::OwnRefusal)?;
-        let request = Request { core, holding, subject: part, checked, terms, deadline };
-        signatures.extend(request.run()?);
+        signatures.extend(switching::across(core, holding, |holding, other_epoch| {
+            let (subject, checked) = (part.clone(), checked.clone());
+            Request { core, holding, subject, checked, terms, deadline, other_epoch }.run()
+        })?);
     }
     let wallet = holding.name();
     tracing::info!(wallet, signatures = signatures.len(), ms = started.elapsed().as_millis(), "signed by the quorum");
@@ -116,6 +120,7 @@ struct Request<'a> {
     checked: Checked,
     terms: Terms<'a>,
     deadline: Instant,
+    other_epoch: &'a OtherEpoch,
 }
 
 impl Request<'_> {
@@ -318,7 +323,13 @@ impl Request<'_> {
                 Heard::Message(_, Message::Refuse(refusal @ Refusal::CoinTaken(_))) if !self.terms.last_draw => {
                     return Err(Failure::Final(self.coin_taken(refusal)));
                 }
-                Heard::Message(from, Message::Refuse(refusal)) => return Err(refused(from, &refusal)),
+                Heard::Message(from, Message::Refuse(refusal)) => {
+                    if let Refusal::OtherEpoch(theirs) = refusal {
+                        holding.heard_of_epoch(Epoch(theirs));
+                        self.other_epoch.note();
+                    }
+                    return Err(refused(from, &refusal));
+                }
                 Heard::Message(from, Message::Stuck(members)) => {
                     let vanished =
                         members.iter().find(|member| link.others().contains(member) && !core.is_online(member));

@@ -15,7 +15,7 @@ use tss_wallet::{Envelope, EnvelopeError, Epoch, Expected, MemberId, SessionId, 
 use super::refusal::Refusal;
 
 /// Of the messages below.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 const OPENS: u8 = 1;
 const BELONGS: u8 = 0;

@@ -58,7 +58,11 @@ impl Loaded {
         let Some(keys) = self.keys() else { return error };
         let Some(later) = keys.holding.later_epoch() else { return error };
         let (wallet, mine, theirs) = (self.name.clone(), keys.holding.epoch().0, later.0);
-        let stale = QuorumError::Stale { wallet, mine, theirs };
+        let stale = if keys.holding.is_out() {
+            QuorumError::Out { epoch: theirs }
+        } else {
+            QuorumError::Stale { wallet, mine, theirs }
+        };
         RpcError { message: format!("{} ({stale})", error.message), ..error }
     }
 

@@ -178,6 +178,8 @@ impl WalletManager {
                 cosigners: self.options.cosigners.iter().copied().collect(),
                 threshold: self.options.threshold,
                 accepts_any: false,
+                repairs_itself: self.options.repair_shares,
+                refresh_interval: self.options.refresh_interval,
             },
             signing_timeout: self.options.signing_timeout,
         };

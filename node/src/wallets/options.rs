@@ -67,6 +67,10 @@ pub struct WalletOptions {
     pub devquorum: Option<Devquorum>,
     pub signing_timeout: Duration,
     pub experimental_tss: bool,
+    /// `-refreshinterval`.
+    pub refresh_interval: Option<Duration>,
+    /// `-repairshares`.
+    pub repair_shares: bool,
 }
 
 impl WalletOptions {
@@ -120,6 +124,8 @@ impl WalletOptions {
                 .map(|quorum| Devquorum { threshold: quorum.threshold, members: quorum.members }),
             signing_timeout: cosigning.signing_timeout,
             experimental_tss: cosigning.experimental_tss,
+            refresh_interval: cosigning.refresh_interval,
+            repair_shares: cosigning.repair_shares,
         })
     }
 

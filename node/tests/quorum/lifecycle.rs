@@ -63,18 +63,24 @@ async fn a_refresh_keeps_addresses_and_signs_from_every_type() {
     cluster.shutdown().await;
 }
 
+/// A refresh without the third of three nodes; it is back when this returns.
+async fn slept(cluster: &Cluster, repairs_itself: bool) {
+    let core = cluster.nodes[2].manager.core().unwrap();
+    core.set_policy(Policy { repairs_itself, ..core.policy() });
+    let sleeper = cluster.nodes[2].options.identity.peer_id();
+    cluster.hub.detach(&sleeper);
+    let done = cluster.nodes[0].wallet("w").refresh_shares().await.unwrap();
+    assert_eq!(done.absent, [name(cluster, 2)]);
+    send(&cluster.nodes[0].wallet("w"), ONE).await.unwrap();
+    cluster.hub.attach(&sleeper);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_that_slept_through_a_refresh_is_told_and_comes_back_by_repair() {
     let cluster = Cluster::new(3);
     cluster.nodes[0].create("w").await.unwrap();
-    let wallet = cluster.nodes[0].wallet("w");
-    fund(&cluster.chain, &wallet).await;
-    let sleeper = cluster.nodes[2].options.identity.peer_id();
-    cluster.hub.detach(&sleeper);
-    let done = wallet.refresh_shares().await.unwrap();
-    assert_eq!(done.absent, [name(&cluster, 2)]);
-    send(&wallet, ONE).await.unwrap();
-    cluster.hub.attach(&sleeper);
+    fund(&cluster.chain, &cluster.nodes[0].wallet("w")).await;
+    slept(&cluster, false).await;
     let stale = cluster.nodes[2].wallet("w");
     wait_for("it is told why", async || {
         let error = send(&stale, ONE).await.unwrap_err();
@@ -88,6 +94,71 @@ async fn a_member_that_slept_through_a_refresh_is_told_and_comes_back_by_repair(
     cluster.hub.detach(&cluster.nodes[0].options.identity.peer_id());
     wait_for("the others follow", async || epoch(&cluster.nodes[1]).await == 2).await;
     send(&stale, ONE).await.unwrap();
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_slept_through_a_refresh_comes_back_without_a_command() {
+    let cluster = Cluster::new(3);
+    cluster.nodes[0].create("w").await.unwrap();
+    fund(&cluster.chain, &cluster.nodes[0].wallet("w")).await;
+    slept(&cluster, true).await;
+    for node in &cluster.nodes {
+        wait_for("all are in one epoch again", async || epoch(node).await == 2).await;
+    }
+    cluster.hub.detach(&cluster.nodes[0].options.identity.peer_id());
+    send(&cluster.nodes[2].wallet("w"), ONE).await.unwrap();
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shares_are_refreshed_when_their_time_has_come() {
+    let cluster = Cluster::new(3);
+    cluster.nodes[0].create("w").await.unwrap();
+    fund(&cluster.chain, &cluster.nodes[0].wallet("w")).await;
+    for node in &cluster.nodes {
+        let core = node.manager.core().unwrap();
+        core.set_policy(Policy { refresh_interval: Some(Duration::from_secs(4)), ..core.policy() });
+    }
+    for node in &cluster.nodes {
+        wait_for("an epoch of its own", async || epoch(node).await >= 1).await;
+    }
+    for node in &cluster.nodes {
+        let core = node.manager.core().unwrap();
+        core.set_policy(Policy { refresh_interval: None, ..core.policy() });
+    }
+    wait_for("it signs", async || send(&cluster.nodes[1].wallet("w"), ONE).await.is_ok()).await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn payments_go_on_while_shares_are_dealt_again() {
+    let cluster = Cluster::new(3);
+    cluster.nodes[0].create("w").await.unwrap();
+    let wallet = cluster.nodes[0].wallet("w");
+    fund(&cluster.chain, &wallet).await;
+    let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let payer = {
+        let (wallet, over) = (cluster.nodes[1].wallet("w"), Arc::clone(&over));
+        tokio::spawn(async move {
+            let mut longest = Duration::ZERO;
+            let mut count = 0;
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                let started = Instant::now();
+                send(&wallet, Amount::from_sat(10_000)).await.unwrap();
+                longest = longest.max(started.elapsed());
+                count += 1;
+            }
+            (count, longest)
+        })
+    };
+    for node in [0, 2, 1] {
+        cluster.nodes[node].wallet("w").refresh_shares().await.unwrap();
+    }
+    over.store(true, std::sync::atomic::Ordering::Relaxed);
+    let (count, longest) = payer.await.unwrap();
+    println!("{count} payments during three refreshes; the longest took {longest:?}");
+    assert!(count > 3);
     cluster.shutdown().await;
 }
 

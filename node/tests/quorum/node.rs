@@ -46,6 +46,8 @@ pub fn options(dir: &Path, identity: Identity) -> WalletOptions {
         devquorum: None,
         signing_timeout: Duration::from_secs(10),
         experimental_tss: false,
+        refresh_interval: None,
+        repair_shares: true,
     }
 }
 

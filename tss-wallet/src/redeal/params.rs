@@ -12,6 +12,10 @@ use crate::ids::{Epoch, MemberId, PartyIndex, SessionId, tagged_hash};
 use crate::keys::{CertificateError, PublicKeys};
 use crate::roster::Roster;
 
+/// How far the next epoch may lie above the present one: attempts that failed late lie between, and no liar takes the
+/// numbers away.
+pub const MAX_EPOCH_JUMP: u32 = 2_000;
+
 /// What all who take part must agree on beforehand.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedealParams {
@@ -40,6 +44,14 @@ pub enum RedealRefusal {
     /// Not a later epoch.
     #[error("epoch {new} does not follow epoch {old}")]
     Epoch {
+        /// The present one.
+        old: Epoch,
+        /// The one asked for.
+        new: Epoch,
+    },
+    /// Further above the present epoch than attempts can have come.
+    #[error("epoch {new} lies too far above epoch {old}")]
+    EpochJump {
         /// The present one.
         old: Epoch,
         /// The one asked for.
@@ -86,6 +98,9 @@ impl RedealParams {
         self.old.verify()?;
         if self.epoch <= self.old.epoch {
             return Err(RedealRefusal::Epoch { old: self.old.epoch, new: self.epoch });
+        }
+        if self.epoch.0 - self.old.epoch.0 > MAX_EPOCH_JUMP {
+            return Err(RedealRefusal::EpochJump { old: self.old.epoch, new: self.epoch });
         }
         let holds =
             |member: &MemberId| self.old.roster.index_of(member).is_some_and(|party| !self.old.absent.contains(&party));

@@ -24,6 +24,10 @@ const PREVIOUS: Slot = Slot { public: b"previous/public", sealed: b"previous/sha
 const EARLIER_PREFIX: &[u8] = b"earlier/";
 const EARLIER_PUBLIC: &[u8] = b"/public";
 const EARLIER_SHARE: &[u8] = b"/share";
+/// The epoch that this member has dealt to others and will hold no share of: public keys alone.
+const LEAVING: &[u8] = b"leaving/public";
+/// Members of earlier rosters that are in the present one no more.
+const FORMER_PREFIX: &[u8] = b"former/";
 const EPOCH_KEY: &[u8] = b"epoch";
 const BAN_PREFIX: &[u8] = b"ban/";
 
@@ -217,10 +221,10 @@ impl ShareStore {
             return Err(ShareStoreError::Stale { epoch, highest });
         }
         let mut batch = Batch::new();
-        for (from, to) in [(ACTIVE.public, PREVIOUS.public), (ACTIVE.sealed, PREVIOUS.sealed)] {
-            if let Some(value) = self.db.get(Family::Share, from)? {
-                batch.put(Family::Share, to, value);
-            }
+        // A member that had left, and is back, has no share to keep.
+        let before = (self.db.get(Family::Share, ACTIVE.public)?, self.db.get(Family::Share, ACTIVE.sealed)?);
+        if let (Some(keys), Some(sealed)) = before {
+            batch.put(Family::Share, PREVIOUS.public, keys).put(Family::Share, PREVIOUS.sealed, sealed);
         }
         self.put(&mut batch, &ACTIVE, &share, key, nonce)?;
         batch.put(Family::Share, EPOCH_KEY, epoch.0.to_be_bytes());
@@ -230,7 +234,16 @@ impl ShareStore {
                 batch.delete(Family::Share, earlier_key(keys.epoch, what));
             }
         }
+        batch.delete(Family::Share, LEAVING);
         let public = share.public();
+        for member in public.roster.members() {
+            batch.delete(Family::Share, former_key(member));
+        }
+        for member in self.public_in(&ACTIVE)?.iter().flat_map(|before| before.roster.members()) {
+            if public.roster.index_of(member).is_none() {
+                batch.put(Family::Share, former_key(member), epoch.0.to_be_bytes());
+            }
+        }
         for member in self.bans()?.keys() {
             if public.roster.index_of(member).is_some_and(|party| !public.absent.contains(&party)) {
                 batch.delete(Family::Share, ban_key(member));
@@ -269,8 +282,48 @@ impl ShareStore {
             batch.delete(Family::Share, slot.sealed);
         }
         batch.delete(Family::Share, PENDING.public).delete(Family::Share, PREVIOUS.public);
+        batch.delete(Family::Share, LEAVING);
+        for (key, _) in self.db.rows_with_prefix(Family::Share, EARLIER_PREFIX)? {
+            batch.delete(Family::Share, key);
+        }
         self.db.write(&batch, Sync::Yes)?;
         Ok(self.db.scrub(Family::Share)?)
+    }
+
+    /// Whether there is an active share, sealed or not.
+    ///
+    /// # Errors
+    /// Fails when the database does.
+    pub fn has_share(&self) -> Result<bool, ShareStoreError> {
+        Ok(self.db.get(Family::Share, ACTIVE.sealed)?.is_some())
+    }
+
+    /// Notes the epoch that goes on without this member. Write before this member's consent is sent.
+    ///
+    /// # Errors
+    /// Fails when the database does.
+    pub fn put_leaving(&self, keys: &PublicKeys) -> Result<(), ShareStoreError> {
+        let value = postcard::to_allocvec(keys).map_err(|_| ShareStoreError::Corrupt("public keys"))?;
+        let mut batch = Batch::new();
+        batch.put(Family::Share, LEAVING, value);
+        Ok(self.db.write(&batch, Sync::Yes)?)
+    }
+
+    /// The epoch that goes on without this member once its certificate is complete.
+    ///
+    /// # Errors
+    /// Fails for bytes that cannot be read.
+    pub fn leaving(&self) -> Result<Option<PublicKeys>, ShareStoreError> {
+        let Some(bytes) = self.db.get(Family::Share, LEAVING)? else { return Ok(None) };
+        decode(&bytes, "public keys").map(Some)
+    }
+
+    /// Whether a member was in the roster of an earlier epoch that this member held, and is no more.
+    ///
+    /// # Errors
+    /// Fails when the database does.
+    pub fn is_former(&self, member: &MemberId) -> Result<bool, ShareStoreError> {
+        Ok(self.db.get(Family::Share, &former_key(member))?.is_some())
     }
 
     /// Forgets the pending share.
@@ -333,15 +386,51 @@ impl ShareStore {
         }
     }
 
-    /// Seals the active share anew under another key: a new passphrase, or the first one.
+    /// Seals every stored share anew under another key: a new passphrase, or the first one. Those of attempts and of the
+    /// epoch before too, and nothing of the old seals is left in the files.
     ///
     /// # Errors
-    /// As [`Self::unlock`]; the old seal stays when anything fails.
-    pub fn reseal(&self, old: &SealKey, new: &SealKey, nonce: &[u8; 24]) -> Result<(), ShareStoreError> {
-        let share = self.unlock(old)?;
+    /// As [`Self::unlock`]; the old seals stay when anything fails before the write.
+    pub fn reseal(
+        &self,
+        old: &SealKey,
+        new: &SealKey,
+        mut nonce: impl FnMut() -> [u8; 24],
+    ) -> Result<(), ShareStoreError> {
+        let active = self.unlock(old)?;
         let mut batch = Batch::new();
-        self.put(&mut batch, &ACTIVE, &share, new, nonce)?;
-        Ok(self.db.write(&batch, Sync::Yes)?)
+        self.put(&mut batch, &ACTIVE, &active, new, &nonce())?;
+        for slot in [&PENDING, &PREVIOUS] {
+            let (Some(public), Some(sealed)) = (self.public_in(slot)?, self.db.get(Family::Share, slot.sealed)?) else {
+                continue;
+            };
+            batch.put(Family::Share, slot.sealed, self.sealed_anew(&public, slot, &sealed, (old, new), &nonce())?);
+        }
+        for (key, sealed) in self.db.rows_with_prefix(Family::Share, EARLIER_PREFIX)? {
+            let Some(stem) = key.strip_suffix(EARLIER_SHARE) else { continue };
+            let public = self.db.get(Family::Share, &[stem, EARLIER_PUBLIC].concat())?;
+            let public: PublicKeys = decode(&public.ok_or(ShareStoreError::Corrupt("public keys"))?, "public keys")?;
+            batch.put(
+                Family::Share,
+                key.as_slice(),
+                self.sealed_anew(&public, &PENDING, &sealed, (old, new), &nonce())?,
+            );
+        }
+        self.db.write(&batch, Sync::Yes)?;
+        Ok(self.db.scrub(Family::Share)?)
+    }
+
+    fn sealed_anew(
+        &self,
+        public: &PublicKeys,
+        slot: &Slot,
+        sealed: &[u8],
+        (old, new): (&SealKey, &SealKey),
+        nonce: &[u8; 24],
+    ) -> Result<Vec<u8>, ShareStoreError> {
+        let kind = slot.kind_of(public.epoch);
+        let context = self.context(public, &kind);
+        Ok(seal::seal(new, &context, &seal::open(old, &context, sealed)?, nonce)?)
     }
 
     /// The highest epoch this member has held.
@@ -404,6 +493,10 @@ impl ShareStore {
 
 fn earlier_key(epoch: Epoch, what: &[u8]) -> Vec<u8> {
     [EARLIER_PREFIX, &epoch.0.to_be_bytes(), what].concat()
+}
+
+fn former_key(member: &MemberId) -> Vec<u8> {
+    [FORMER_PREFIX, member.as_bytes()].concat()
 }
 
 fn ban_key(member: &MemberId) -> Vec<u8> {

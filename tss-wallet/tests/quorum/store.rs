@@ -50,7 +50,7 @@ fn a_passphrase_replaces_the_key_file(path: &Path, share: &KeyShare, file: &Seal
     let (_, store) = open(path, member_of(share));
     let params = KdfParams { memory_kib: 64, passes: 1, lanes: 1, salt: [3; 16] };
     let passphrase = SealKey::from_passphrase(b"correct horse", params).unwrap();
-    store.reseal(file, &passphrase, &rand::random()).unwrap();
+    store.reseal(file, &passphrase, rand::random).unwrap();
     assert!(matches!(store.unlock(file), Err(ShareStoreError::Seal(_))));
     let Protection::Passphrase(stored) = store.protection().unwrap() else { panic!("sealed by a passphrase") };
     let again = SealKey::from_passphrase(b"correct horse", stored).unwrap();
@@ -58,7 +58,7 @@ fn a_passphrase_replaces_the_key_file(path: &Path, share: &KeyShare, file: &Seal
     let wrong = SealKey::from_passphrase(b"incorrect horse", stored).unwrap();
     assert!(matches!(store.unlock(&wrong), Err(ShareStoreError::Seal(_))));
     assert!(store.public().unwrap().is_some(), "a locked wallet knows its addresses");
-    store.reseal(&again, file, &rand::random()).unwrap();
+    store.reseal(&again, file, rand::random).unwrap();
     store.unlock(file).unwrap();
 }
 

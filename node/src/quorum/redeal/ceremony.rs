@@ -1,20 +1,19 @@
 //! One participant's run of the machine, and its switch to the new epoch.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tss_wallet::seal::SealKey;
-use tss_wallet::{KeyShare, MemberId, Outgoing, PublicKeys, Recipient, Redeal, RedealParams, ShareStore, WalletDb};
+use tss_wallet::{KeyShare, MemberId, Outgoing, PublicKeys, Redeal, RedealParams, ShareStore};
 
 use super::super::core::Core;
 use super::super::error::{Missing, MissingList, QuorumError};
 use super::super::holding::{self, Holding, HoldingError, nonce};
-use super::super::lease;
 use super::super::link::{Heard, Link};
 use super::super::wire::{Blob, Message, Proposal};
-use super::failed;
+use super::join::{self, Join};
+use super::{failed, settle};
 
 /// Without a message, a ceremony waits this long, and longer with more members.
 const NO_PROGRESS: Duration = Duration::from_secs(8);
@@ -52,10 +51,17 @@ pub(super) struct Ceremony<'a> {
 
 /// Where the new share lies.
 struct Place {
-    dir: PathBuf,
-    db: Arc<WalletDb>,
     store: ShareStore,
     key: SealKey,
+    /// Of a member to whom the wallet is new.
+    join: Option<Arc<Join>>,
+}
+
+/// What this member wrote down before its signature left.
+#[derive(Default)]
+struct Written {
+    place: Option<Place>,
+    leaving: bool,
 }
 
 fn storage(error: impl Into<HoldingError>) -> QuorumError {
@@ -66,24 +72,25 @@ impl Ceremony<'_> {
     /// Runs to the end. The new epoch is in force here when this returns, and the old share is erased if all others
     /// have said that it is there too.
     pub fn run(self, early: Early) -> Result<Arc<PublicKeys>, QuorumError> {
-        let mut place = None;
-        let (machine, mut switched) = self.drive(early, &mut place)?;
+        let mut written = Written::default();
+        let (machine, mut switched) = self.drive(early, &mut written)?;
         let keys = machine.finished().cloned().ok_or_else(|| failed("the machine lost its result"))?;
-        match place {
-            Some(place) => self.switch(&keys, &place)?,
+        match &written.place {
+            Some(place) => self.switch(&keys, place)?,
             None => tracing::info!(epoch = %keys.epoch, "the quorum goes on without this member"),
         }
         self.link.send_all(0, &Message::Stored);
         self.await_others(&mut switched);
-        if self.holding.is_none() {
-            self.open_wallet(&keys);
+        if let Some(join) = written.place.as_ref().and_then(|place| place.join.as_ref()) {
+            self.core.end_join(join);
+            join::open(self.core, &keys);
         }
         let all = self.link.others().is_subset(&switched);
         self.clean_up(&machine, all)?;
         Ok(keys)
     }
 
-    fn drive(&self, mut early: Early, place: &mut Option<Place>) -> Result<(Redeal, BTreeSet<MemberId>), QuorumError> {
+    fn drive(&self, mut early: Early, written: &mut Written) -> Result<(Redeal, BTreeSet<MemberId>), QuorumError> {
         let share = self.holding.and_then(|holding| holding.share());
         let identity = self.core.identity().clone();
         let started = Redeal::start(self.params.clone(), identity, share.as_deref(), self.core.fresh_seed());
@@ -102,7 +109,7 @@ impl Ceremony<'_> {
             };
             match heard {
                 Heard::Message(from, Message::Protocol(bodies)) => {
-                    self.feed(&mut machine, from, &bodies, place)?;
+                    self.feed(&mut machine, from, &bodies, written)?;
                     deadline = Instant::now() + pause;
                 }
                 Heard::Message(from, Message::Refuse(refusal)) => return Err(failed(Missing::refused(from, &refusal))),
@@ -126,19 +133,14 @@ impl Ceremony<'_> {
         machine: &mut Redeal,
         from: MemberId,
         bodies: &[Blob],
-        place: &mut Option<Place>,
+        written: &mut Written,
     ) -> Result<(), QuorumError> {
         let Some(index) = machine.index_of(&from) else { return Ok(()) };
         for body in bodies {
             match machine.receive(index, &body.0) {
                 Ok(outgoing) => {
-                    if let (Some(share), None) = (machine.pending().cloned(), place.as_ref()) {
-                        // On the disk before this member's signature leaves.
-                        *place = Some(self.store_pending(&share)?);
-                    } else if let (Some(_), None, Some(share)) = (machine.finished(), place.as_ref(), machine.share()) {
-                        // All other signatures were here before this member's own was made.
-                        *place = Some(self.store_pending(&Arc::clone(share))?);
-                    }
+                    // On the disk before this member's signature leaves.
+                    self.write_down(machine, written)?;
                     self.post(machine, &outgoing);
                 }
                 Err(error) if error.is_fatal() => {
@@ -156,29 +158,30 @@ impl Ceremony<'_> {
     }
 
     fn post(&self, machine: &Redeal, outgoing: &[Outgoing]) {
-        for other in self.link.others() {
-            let Some(index) = machine.index_of(other) else { continue };
-            let mut round = 0;
-            let mut bodies = Vec::new();
-            for message in outgoing {
-                if matches!(message.to, Recipient::One(party) if party != index) {
-                    continue;
-                }
-                round = message.round();
-                bodies.push(Blob(message.body.clone()));
+        // A member that went away is reported as such by the line itself.
+        self.link.post(outgoing, |member| machine.index_of(member));
+    }
+
+    /// The new share, or that there will be none, once this member's signature is about to be sent.
+    fn write_down(&self, machine: &Redeal, written: &mut Written) -> Result<(), QuorumError> {
+        let Some(keys) = machine.certifying().or_else(|| machine.finished()) else { return Ok(()) };
+        // All other signatures may have been here before this member's own was made.
+        match (machine.pending().or_else(|| machine.share()), self.holding) {
+            (Some(share), _) if written.place.is_none() => written.place = Some(self.store_pending(share)?),
+            (None, Some(holding)) if !written.leaving => {
+                holding.store().put_leaving(keys).map_err(storage)?;
+                written.leaving = true;
             }
-            if !bodies.is_empty() {
-                self.link.send(*other, round, &Message::Protocol(bodies));
-            }
+            _ => {}
         }
+        Ok(())
     }
 
     fn store_pending(&self, share: &KeyShare) -> Result<Place, QuorumError> {
         let place = match self.holding {
             Some(holding) => {
                 let key = holding.seal_key().map_err(storage)?.ok_or(QuorumError::Locked)?;
-                let (dir, db) = (holding.dir().to_owned(), Arc::clone(holding.db()));
-                Place { dir, db, store: holding.store().clone(), key }
+                Place { store: holding.store().clone(), key, join: None }
             }
             None => self.new_place()?,
         };
@@ -188,40 +191,22 @@ impl Ceremony<'_> {
 
     /// The directory of a wallet that is new to this node.
     fn new_place(&self) -> Result<Place, QuorumError> {
-        let dir = self.core.layout.wallet_dir(&self.proposal.facts.name);
-        let db = Arc::new(WalletDb::open(&dir.join("db")).map_err(storage)?);
-        holding::store_facts(&db, self.proposal.made_by.as_bytes(), &self.proposal.facts).map_err(storage)?;
+        let join = join::place(self.core, &self.proposal.facts.name)?;
+        holding::store_facts(&join.db, self.proposal.made_by.as_bytes(), &self.proposal.facts).map_err(storage)?;
         let key = SealKey::load_or_create(&self.core.layout.seal_key(), &self.core.fresh_seed()).map_err(storage)?;
-        let store = ShareStore::new(Arc::clone(&db), self.core.me());
-        Ok(Place { dir, db, store, key })
+        Ok(Place { store: join.store(self.core), key, join: Some(join) })
     }
 
     /// Durable first, then in force.
     fn switch(&self, keys: &PublicKeys, place: &Place) -> Result<(), QuorumError> {
         let share = place.store.switch(keys.certificate.clone(), &place.key, &nonce()).map_err(storage)?;
-        match self.holding {
-            Some(holding) => self.core.hold(Arc::new(holding.renewed(share).map_err(storage)?)),
-            None => {
-                drop(share);
-                holding::set_complete(&place.dir).map_err(storage)?;
-                let (name, key) = (&self.proposal.facts.name, self.core.layout.seal_key());
-                let made = Holding::open(name, &place.dir, Arc::clone(&place.db), &key, self.core.me());
-                let holding = Arc::new(made.map_err(storage)?);
-                self.core.hold(holding);
-            }
+        match (self.holding, &place.join) {
+            (Some(holding), _) => self.core.hold(Arc::new(holding.renewed(share).map_err(storage)?)),
+            (None, Some(join)) => join::live(self.core, &join.name, &join.dir, &join.db).map_err(storage)?,
+            (None, None) => return Err(failed("the share has no place")),
         }
         tracing::info!(wallet = self.proposal.facts.name, epoch = %keys.epoch, "new epoch in force");
         Ok(())
-    }
-
-    /// The wallet of a new member opens once it knows how far addresses were handed out, so that it sees all coins.
-    fn open_wallet(&self, keys: &PublicKeys) {
-        for dealer in &self.proposal.dealers {
-            lease::compare_marks(self.core, *dealer);
-        }
-        if let (Some(holding), Some(host)) = (self.core.holding(&keys.wallet), self.core.host()) {
-            host.wallet_made(&holding);
-        }
     }
 
     /// Hears the others say that they have switched, within a deadline.
@@ -257,12 +242,7 @@ impl Ceremony<'_> {
         if machine.share().is_some() {
             return holding.store().erase_previous().map_err(storage);
         }
-        holding.store().erase_all().map_err(storage)?;
-        let wallet = holding.wallet();
-        self.core.forget(&wallet);
-        if let Some(host) = self.core.host() {
-            host.wallet_left(wallet);
-        }
+        settle::leave(self.core, holding);
         Ok(())
     }
 }

@@ -1,0 +1,30 @@
+//! Random lives of a wallet's shares. Short here; `contrib/long lives` runs many.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use keyless_tests::life::Life;
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}: {text}")))
+}
+
+/// Sequences of random steps with 3, 5 and 7 members in turn; in the short form one, with 3.
+#[test]
+fn the_addresses_and_the_coins_outlive_every_member() {
+    let sequences = number("KEYLESS_LIVES", 1);
+    let steps = number("KEYLESS_LIFE_STEPS", 8);
+    let first = number("KEYLESS_LIFE_SEED", 1);
+    let only = number("KEYLESS_LIFE_MEMBERS", 0);
+    for seed in first..first + sequences {
+        let n = match only {
+            0 => [3, 5, 7][usize::try_from((seed - 1) % 3).unwrap()],
+            n => usize::try_from(n).unwrap(),
+        };
+        let threshold = n / 2 + 1;
+        println!("== life {seed}: {threshold}-of-{n}, {steps} steps");
+        let mut life = Life::begin(threshold, n, seed);
+        for _ in 0..steps {
+            life.step();
+        }
+        life.end();
+    }
+}
