@@ -50,16 +50,20 @@ pub fn built(name: &str) -> PathBuf {
     path
 }
 
+/// Where `contrib` keeps what it makes.
+pub fn cache_dir() -> PathBuf {
+    std::env::var_os("KEYLESS_CACHE").map(PathBuf::from).unwrap_or_else(|| {
+        let home = std::env::var_os("HOME").map(PathBuf::from).expect("HOME is set");
+        std::env::var_os("XDG_CACHE_HOME").map_or_else(|| home.join(".cache"), PathBuf::from).join("keyless")
+    })
+}
+
 /// bitcoind or bitcoin-cli: named by the environment, else where `contrib/core` builds them.
 pub fn named_by(variable: &str, name: &str) -> PathBuf {
     if let Some(path) = std::env::var_os(variable) {
         return path.into();
     }
-    let cache = std::env::var_os("KEYLESS_CACHE").map(PathBuf::from).unwrap_or_else(|| {
-        let home = std::env::var_os("HOME").map(PathBuf::from).expect("HOME is set");
-        std::env::var_os("XDG_CACHE_HOME").map_or_else(|| home.join(".cache"), PathBuf::from).join("keyless")
-    });
-    let path = cache.join("core/build/bin").join(name);
+    let path = cache_dir().join("core/build/bin").join(name);
     assert!(path.exists(), "{} is missing: run contrib/core", path.display());
     path
 }
@@ -79,6 +83,8 @@ pub fn free_port() -> u16 {
 #[derive(Debug, Clone)]
 pub struct Options {
     pub kind: Kind,
+    /// Another binary than that of the kind.
+    pub program: Option<PathBuf>,
     /// Lines of the `[regtest]` section.
     pub conf: Vec<String>,
     /// Arguments after `-datadir`.
@@ -89,11 +95,17 @@ pub struct Options {
 
 impl Options {
     pub fn keyless() -> Self {
-        Self { kind: Kind::Keyless, conf: vec!["fallbackfee=0.0002".into()], args: Vec::new(), env: Vec::new() }
+        Self {
+            kind: Kind::Keyless,
+            program: None,
+            conf: vec!["fallbackfee=0.0002".into()],
+            args: Vec::new(),
+            env: Vec::new(),
+        }
     }
 
     pub fn core() -> Self {
-        Self { kind: Kind::Core, conf: Vec::new(), args: Vec::new(), env: Vec::new() }
+        Self { kind: Kind::Core, program: None, conf: Vec::new(), args: Vec::new(), env: Vec::new() }
     }
 
     #[must_use]
@@ -177,7 +189,8 @@ impl Daemon {
         assert!(self.child.is_none(), "runs already");
         let _ = fs::remove_file(self.net_dir().join(".cookie"));
         let stderr = fs::File::create(self.stderr_file()).expect("a file for stderr");
-        let mut command = Command::new(self.options.kind.binary());
+        let program = self.options.program.clone().unwrap_or_else(|| self.options.kind.binary());
+        let mut command = Command::new(program);
         command.arg(format!("-datadir={}", self.datadir().display())).args(&self.options.args);
         command.envs(self.options.env.iter().cloned()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         // SAFETY: prctl is async-signal-safe; a test that dies must not leave its daemons behind.

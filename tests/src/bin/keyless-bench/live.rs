@@ -96,10 +96,16 @@ impl Live {
         self.quorum.sync_blocks();
     }
 
-    /// A wallet with [`COINS`] confirmed coins of one type, each on an address of its own, and one coin of change.
-    pub fn fund(&mut self, address_type: AddressType) -> RpcClient {
+    /// A wallet that was made and not used yet.
+    pub fn next_wallet(&mut self) -> (String, RpcClient) {
         let name = self.names.pop().expect("a wallet that was made");
         let wallet = self.quorum.wallet(0, &name);
+        (name, wallet)
+    }
+
+    /// A wallet with [`COINS`] confirmed coins of one type, each on an address of its own, and one coin of change.
+    pub fn fund(&mut self, address_type: AddressType) -> RpcClient {
+        let (_, wallet) = self.next_wallet();
         let address = || wallet.call("getnewaddress", json!(["", type_name(address_type)]));
         let mining = address();
         self.mine(1, mining.as_str().expect("an address"));

@@ -1,13 +1,16 @@
 //! Measures what the project promises about speed, with real processes on loopback. Prints tables in Markdown.
 //!
-//! `keyless-bench signing [--short] [2-of-3] [3-of-5]`, `keyless-bench losses [--short]`
+//! `keyless-bench signing [--short] [2-of-3] [3-of-5]`, `keyless-bench losses [--short]`,
+//! `keyless-bench wallet [--short]`
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod cpu;
+mod crowd;
 mod floor;
 mod live;
 mod losses;
 mod stats;
+mod wallet;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -17,7 +20,8 @@ use tss_wallet::wallet::keychain::AddressType;
 use crate::live::{Live, type_name};
 use crate::stats::{Sample, ms};
 
-const USAGE: &str = "usage: keyless-bench signing [--short] [2-of-3] [3-of-5]\n       keyless-bench losses [--short]";
+const USAGE: &str = "usage: keyless-bench signing [--short] [2-of-3] [3-of-5]\n       keyless-bench losses [--short]\n       \
+                     keyless-bench wallet [--short]";
 const HUNDRED: u32 = 100;
 const SCHEMES: [AddressType; 2] = [AddressType::Bech32m, AddressType::Bech32];
 
@@ -39,8 +43,16 @@ fn main() -> ExitCode {
         Some((&"signing", rest)) => signing_command(rest),
         Some((&"losses", [])) => losses_command(FULL.losses),
         Some((&"losses", ["--short"])) => losses_command(SHORT.losses),
+        Some((&"wallet", [])) => wallet_command(&wallet::FULL),
+        Some((&"wallet", ["--short"])) => wallet_command(&wallet::SHORT),
         _ => usage(),
     }
+}
+
+fn wallet_command(runs: &wallet::Runs) -> ExitCode {
+    println!("{}", machine());
+    wallet::run(runs);
+    ExitCode::SUCCESS
 }
 
 fn usage() -> ExitCode {
