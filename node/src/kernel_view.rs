@@ -9,12 +9,18 @@ use bitcoin::consensus::encode::serialize_hex;
 use bitcoin::consensus::serialize;
 use bitcoin::hashes::Hash;
 use bitcoin::{Amount, Block, BlockHash, Denomination, FeeRate, Network, OutPoint, Transaction, TxOut, Txid};
+use keyless_kernel::mempool::{Acceptance, RejectKind};
 use keyless_kernel::{Args, Kernel, KernelError, RpcCall};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tss_wallet::wallet::signing::PrevCoin;
 
-use crate::wallets::chain_view::{Ancestry, BlockFacts, BlockRef, ChainView, Estimate, MempoolEntry, MempoolRefusal};
+use crate::wallets::chain_view::{
+    Ancestry, BlockFacts, BlockRef, ChainView, Estimate, MempoolEntry, MempoolRefusal, Tested,
+};
+
+/// Core's reason when signatures or scripts alone fail; everything else is checked before them.
+const SCRIPTS_FAIL: &str = "mempool-script-verify-flag-failed";
 
 /// The list of wallets to load at start, in `settings.json`.
 const WALLET_SETTING: &str = "wallet";
@@ -148,6 +154,18 @@ impl ChainView for KernelView {
     fn submit(&self, transaction: &Transaction, relay: bool) -> Result<(), MempoolRefusal> {
         let submitted = self.kernel.broadcast(&serialize(transaction), Amount::ZERO, relay);
         submitted.map_err(|error| MempoolRefusal(error.to_string()))
+    }
+
+    fn test_accept(&self, transaction: &Transaction) -> Tested {
+        match self.kernel.accept_tx(&serialize(transaction), true) {
+            Ok(Acceptance::Accepted(_) | Acceptance::AlreadyKnown { .. } | Acceptance::OtherWitness(_)) => {
+                Tested::Accepted
+            }
+            Ok(Acceptance::Rejected(rejection)) if rejection.reason.starts_with(SCRIPTS_FAIL) => Tested::ScriptsFail,
+            Ok(Acceptance::Rejected(rejection)) if rejection.kind == RejectKind::MissingInputs => Tested::MissingInputs,
+            Ok(Acceptance::Rejected(rejection)) => Tested::Refused(rejection.to_string()),
+            Err(error) => Tested::Refused(error.to_string()),
+        }
     }
 
     fn estimate_fee(&self, target_blocks: u32, conservative: bool) -> Option<Estimate> {

@@ -11,6 +11,7 @@
 //! | [`events`] | the kernel's notifications, handed on |
 //! | [`bitcoin_chain`], [`kernel_view`] | the kernel as the Bitcoin network sees it, and as wallets do |
 //! | [`rpc_backend`] | the kernel, the process and the network as RPC sees them |
+//! | [`metrics`] | what Prometheus reads |
 //! | [`wallets`] | the owner of all wallets: chain following, address pools, sends |
 //! | [`quorum`] | ceremonies and signing sessions between co-signers |
 //!
@@ -22,6 +23,7 @@ pub mod bitcoin_chain;
 pub mod cosigner_options;
 pub mod events;
 pub mod kernel_view;
+pub mod metrics;
 pub mod p2p_options;
 pub mod quorum;
 pub mod rpc_backend;

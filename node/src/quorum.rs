@@ -10,27 +10,37 @@
 //! | [`wire`] | messages, frames, envelopes |
 //! | [`refusal`], [`error`] | why a member takes no part; why the user gets no result |
 //! | [`sessions`], [`link`] | the table of open sessions; one session's end of the line |
+//! | [`rate`] | how many requests a member may make |
 //! | [`core`] | one co-signer: identity, shares, event loop |
 //! | [`holding`] | one wallet's share, with what was promised about it |
 //! | [`keygen`] | making a wallet, so that it ends the same way for all members |
 //! | [`redeal`] | dealing shares again: refresh, reshare, repair, and the switch of epochs |
 //! | [`lease`] | address indexes from t members |
-//! | [`check`] | what a co-signer checks before it signs |
+//! | [`check`], [`dummy`] | what a co-signer checks before it signs |
+//! | [`guard`], [`approvals`] | one share's policy, memory, log; what waits for its operator |
+//! | [`blame`] | accusations, with their evidence |
+//! | [`judge`] | from a checked request to a decision |
 //! | [`signing`], [`participant`] | a signature as its coordinator, and as a member |
 //! | [`coins`] | coins of payments that are being made: none is chosen by two coordinators |
 //! | [`switching`] | work that goes on over a switch of epochs |
 //! | [`devquorum`] | co-signers embedded in this process |
 
+pub mod approvals;
+pub mod blame;
 pub mod check;
 pub mod coins;
 pub mod core;
 pub mod devquorum;
+pub mod dummy;
 pub mod error;
+pub mod guard;
 pub mod holding;
+pub mod judge;
 pub mod keygen;
 pub mod lease;
 pub mod link;
 pub mod participant;
+pub mod rate;
 pub mod redeal;
 pub mod refusal;
 pub mod sessions;

@@ -3,6 +3,7 @@
 
 pub mod network;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -10,6 +11,9 @@ use bitcoin::Network;
 use keyless_kernel::{Args, Kernel, RpcCall};
 use keyless_rpc::RpcError;
 use keyless_rpc::backend::{Control, KernelRpc};
+
+use crate::metrics::metrics;
+use crate::wallets::WalletManager;
 
 /// Core's RPC table.
 #[derive(Debug, Clone)]
@@ -42,16 +46,16 @@ impl KernelRpc for KernelBackend {
 }
 
 /// The process itself: start time, options, stop.
-#[derive(Debug, Clone)]
 pub struct Process {
     kernel: Kernel,
     args: Args,
+    wallets: Option<Arc<WalletManager>>,
     started: Instant,
 }
 
 impl Process {
-    pub fn new(kernel: Kernel, args: Args) -> Self {
-        Self { kernel, args, started: Instant::now() }
+    pub fn new(kernel: Kernel, args: Args, wallets: Option<Arc<WalletManager>>) -> Self {
+        Self { kernel, args, wallets, started: Instant::now() }
     }
 }
 
@@ -75,5 +79,23 @@ impl Control for Process {
 
     fn time_secs(&self) -> i64 {
         self.kernel.time()
+    }
+
+    fn not_ready(&self) -> Option<String> {
+        if self.args.chain() != Network::Regtest && self.kernel.is_initial_download().unwrap_or(true) {
+            return Some("initial block download".to_owned());
+        }
+        self.wallets.as_ref()?.not_ready()
+    }
+
+    fn metrics(&self) -> Option<String> {
+        let mut now = self.wallets.as_ref().map(|wallets| wallets.snapshot()).unwrap_or_default();
+        if let Ok(tip) = self.kernel.tip() {
+            now.height = tip.height;
+            let time = self.kernel.block_info(&tip.hash).ok().flatten().map(|info| i64::from(info.header.time));
+            let lag = time.map_or(0, |time| self.kernel.time().saturating_sub(time));
+            now.lag_seconds = u64::try_from(lag).unwrap_or(0);
+        }
+        Some(metrics().render(&now))
     }
 }

@@ -15,16 +15,20 @@
 //! | [`loaded`] | one loaded wallet |
 //! | [`feed`], [`follow`] | chain events, in order; catching up, rescans |
 //! | [`pool`], [`fees`], [`spend`], [`sign`] | addresses, fee rates, payments, signatures |
+//! | [`detached`] | payments that nobody waits for |
 //! | [`imports`] | wallets without keys: descriptors taken in, and looked for |
 //! | [`locking`], [`backup`] | passphrases; copies of a wallet |
+//! | [`guard`] | policy, approvals, audit log, accusations |
 //! | [`lifecycle`] | shares dealt again, repaired; members suspended |
 //! | [`handle`], [`info`] | one wallet as RPC sees it; its quorum as RPC shows it |
 
 mod backup;
 pub mod chain_view;
+mod detached;
 pub mod feed;
 mod fees;
 mod follow;
+mod guard;
 mod handle;
 mod imports;
 mod info;

@@ -41,6 +41,16 @@ pub trait Control: Send + Sync {
 
     /// Unix time in seconds, mock time included.
     fn time_secs(&self) -> i64;
+
+    /// Why the node is not ready to do its work now; `None` when it is. `/ready` shows it.
+    fn not_ready(&self) -> Option<String> {
+        None
+    }
+
+    /// Figures in Prometheus' text format, where there are some. May block.
+    fn metrics(&self) -> Option<String> {
+        None
+    }
 }
 
 /// The Bitcoin network as `rpc` shows it. Amounts per kvB.

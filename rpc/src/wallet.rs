@@ -13,6 +13,7 @@
 //! | `coins`, `received` | balances, unspent, locks, what was received |
 //! | `history`, `entries` | transactions as lists, one, or since a block |
 //! | `rescan` | rescanblockchain, abortrescan |
+//! | `policy`, `oversight` | the signing policy; approvals, audit log, accusations |
 //! | `spending`, `options`, `sweep` | sendtoaddress, sendmany, send, fundrawtransaction, sendall |
 //! | `signing`, `psbt` | raw transactions, PSBTs of both versions, messages |
 //! | `descriptors`, `importing` | descriptors, public ones taken in, and what would touch private keys |
@@ -39,7 +40,9 @@ mod lifecycle;
 mod locking;
 mod manage;
 mod options;
+mod oversight;
 mod params;
+mod policy;
 mod psbt;
 mod quorum;
 mod received;

@@ -16,16 +16,19 @@
 //! | [`redeal`] | dealing the shares again: refresh, reshare, repair: [`Redeal`] |
 //! | [`sign`] | joint signing of many inputs at once: [`SigningSession`] |
 //! | [`seal`], [`store`] | sealing of secrets, the wallet's RocksDB, the store of share and bans |
+//! | [`policy`], [`audit`] | what a member signs by itself; the hash-chained log of what it was asked and did |
 //! | [`wallet`] | addresses, coins, history, spending, PSBT |
 //!
 //! The two threshold schemes live each in one module, behind a trait: DKLs23 in `sign::ecdsa`, FROST in
 //! `sign::schnorr`; nothing of their types shows in this crate's API.
 
+pub mod audit;
 pub mod dkg;
 pub mod envelope;
 pub mod identity;
 pub mod ids;
 pub mod keys;
+pub mod policy;
 pub mod redeal;
 pub mod roster;
 pub mod seal;

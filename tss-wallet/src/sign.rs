@@ -35,6 +35,11 @@ pub const MAX_ITEMS: usize = 1000;
 pub const MAX_ECDSA_ITEMS: usize = 128;
 
 const LAST_ROUND: u8 = 3;
+
+/// The rounds whose messages carry a member's part of a signature: nothing before them commits it to one.
+pub const ECDSA_SHARE_ROUND: u8 = 3;
+/// The same for taproot items.
+pub const SCHNORR_SHARE_ROUND: u8 = 2;
 const BINDING_BYTES: usize = 32;
 
 /// One signature to make.

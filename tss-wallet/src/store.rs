@@ -246,6 +246,14 @@ impl WalletDb {
         Ok(())
     }
 
+    /// Returns when everything written so far is on the disk. Callers that wait at once share the work.
+    ///
+    /// # Errors
+    /// Fails when the database does.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        Ok(self.db.flush_wal(true)?)
+    }
+
     /// Writes a batch: all of it or nothing.
     ///
     /// # Errors

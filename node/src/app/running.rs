@@ -126,7 +126,7 @@ impl Node {
         Arc::new(Services {
             kernel: Arc::new(KernelBackend::new(self.kernel.clone())),
             network: self.network_backend.clone(),
-            control: Arc::new(Process::new(self.kernel.clone(), *args)),
+            control: Arc::new(Process::new(self.kernel.clone(), *args, self.wallets.clone())),
             wallets: self.wallets.clone().map(|wallets| wallets as _),
         })
     }

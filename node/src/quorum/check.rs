@@ -7,22 +7,30 @@
 
 use bitcoin::hashes::{Hash, HashEngine, sha256};
 use bitcoin::sighash::{Prevouts, SighashCache};
-use bitcoin::{EcdsaSighashType, OutPoint, Psbt, TapSighashType, Transaction, TxOut, Txid};
+use bitcoin::{Amount, EcdsaSighashType, OutPoint, Psbt, ScriptBuf, TapSighashType, Transaction, TxOut, Txid};
 use tss_wallet::WalletId;
-use tss_wallet::wallet::keychain::{AddressType, KeyInfo, Keychains};
+use tss_wallet::policy::Spend;
+use tss_wallet::wallet::keychain::{AddressType, Branch, ChainId, KeyInfo, Keychains};
+use tss_wallet::wallet::signing::{SighashKind, SigningItem};
 
+use super::dummy;
 use super::refusal::Refusal;
-use super::wire::{InputKey, Subject};
+use super::wire::{InputKey, OutputKey, Subject};
 use crate::wallets::chain_view::ChainView;
 
 /// Largest number of signatures in one request.
 pub const MAX_ITEMS: usize = 2_000;
+
+/// Change may lie so far above the highest lease that this member knows of: others may have granted more meanwhile.
+pub const CHANGE_WINDOW: u32 = 1_000;
 
 /// One signature to be made, as this member computed it.
 #[derive(Debug, Clone)]
 pub struct CheckedItem {
     pub key: KeyInfo,
     pub message: [u8; 32],
+    /// Where in the transaction the signature goes; none for a message.
+    pub to_sign: Option<SigningItem>,
 }
 
 /// A request that passed.
@@ -34,35 +42,81 @@ pub struct Checked {
     pub inputs: Vec<OutPoint>,
     /// H(wallet, subject, idempotency key).
     pub request: [u8; 32],
+    /// What a policy judges; none for a message.
+    pub spend: Option<Spend>,
+    /// Proven change.
+    pub change: Amount,
+    /// The transaction with signatures of the right size that sign nothing.
+    pub dummy: Option<Transaction>,
+    /// The ceremony makes every signature that the transaction still wants.
+    pub whole: bool,
+    /// The text of a message.
+    pub text: Option<String>,
+}
+
+/// What this member knows of a wallet by itself.
+#[derive(Clone, Copy)]
+pub struct Own<'a> {
+    pub wallet: WalletId,
+    pub keys: &'a Keychains,
+    /// First index of each chain that was granted to nobody.
+    pub marks: &'a [(ChainId, u32)],
+    pub chain: &'a dyn ChainView,
 }
 
 /// Checks a subject against this member's own keys, chain and mempool.
-pub fn check(
-    wallet: &WalletId,
-    keys: &Keychains,
-    chain: &dyn ChainView,
-    subject: &Subject,
-    idempotency_key: Option<&str>,
-) -> Result<Checked, Refusal> {
+pub fn check(own: Own<'_>, subject: &Subject, idempotency_key: Option<&str>) -> Result<Checked, Refusal> {
     match subject {
-        Subject::Transaction { psbt, inputs } => {
+        Subject::Transaction { psbt, inputs, change, first, count } => {
             let psbt = Psbt::deserialize(&psbt.0).map_err(|error| Refusal::Malformed(error.to_string()))?;
-            let items = transaction_items(keys, chain, &psbt, inputs)?;
+            let part = part_of(inputs.len(), *first, *count)?;
+            let prevouts = prevouts(own.chain, &psbt, inputs)?;
+            let mut items = transaction_items(own.keys, &psbt.unsigned_tx, &prevouts, inputs)?;
+            let dummy = dummy::sign(&psbt, inputs, &items);
+            let (recipients, change) = recipients(own, &psbt.unsigned_tx, change)?;
             let txid = psbt.unsigned_tx.compute_txid();
-            let request = request_id(wallet, &txid.to_byte_array(), idempotency_key);
-            let inputs = psbt.unsigned_tx.input.iter().map(|input| input.previous_output).collect();
-            Ok(Checked { items, txid: Some(txid), inputs, request })
+            let request = request_id(&own.wallet, &txid.to_byte_array(), idempotency_key);
+            let coins: Vec<OutPoint> = psbt.unsigned_tx.input.iter().map(|input| input.previous_output).collect();
+            let spend = Spend {
+                txid,
+                inputs: coins.clone(),
+                recipients,
+                fee: fee(&psbt.unsigned_tx, &prevouts),
+                vsize: u64::try_from(dummy.vsize()).ok(),
+                odd_sighash: inputs.iter().find(|item| !matches!(item.sighash, 0 | 1)).map(|item| item.input),
+                // A transaction has fewer inputs than u32 counts.
+                unknown_prevout: prevouts.iter().position(|prevout| !prevout.own).map(|index| index as u32),
+            };
+            let whole = part.len() == items.len();
+            let items = items.drain(part).collect();
+            let (txid, spend, dummy) = (Some(txid), Some(spend), Some(dummy));
+            Ok(Checked { items, txid, inputs: coins, request, spend, change, dummy, whole, text: None })
         }
         Subject::Message { text, key } => {
-            let key = keys.derive(*key).ok_or(Refusal::OtherScript(0))?;
+            let key = own.keys.derive(*key).ok_or(Refusal::OtherScript(0))?;
             if key.address_type() != AddressType::Legacy {
                 return Err(Refusal::OtherScript(0));
             }
             let message = bitcoin::sign_message::signed_msg_hash(text).to_byte_array();
-            let request = request_id(wallet, &message, None);
-            Ok(Checked { items: vec![CheckedItem { key, message }], txid: None, inputs: Vec::new(), request })
+            let request = request_id(&own.wallet, &message, None);
+            let items = vec![CheckedItem { key, message, to_sign: None }];
+            let (inputs, change) = (Vec::new(), Amount::ZERO);
+            let text = Some(text.clone());
+            Ok(Checked { items, txid: None, inputs, request, spend: None, change, dummy: None, whole: true, text })
         }
     }
+}
+
+/// The signatures that one ceremony makes, of all that the request names.
+fn part_of(all: usize, first: u32, count: u32) -> Result<std::ops::Range<usize>, Refusal> {
+    if all == 0 || count == 0 {
+        return Err(Refusal::Nothing);
+    }
+    if all > MAX_ITEMS {
+        return Err(Refusal::Malformed(format!("more than {MAX_ITEMS} signatures")));
+    }
+    let end = first.checked_add(count).map(|end| end as usize).filter(|end| *end <= all);
+    end.map(|end| first as usize..end).ok_or_else(|| Refusal::Malformed("a part of the inputs".to_owned()))
 }
 
 fn request_id(wallet: &WalletId, subject: &[u8; 32], key: Option<&str>) -> [u8; 32] {
@@ -74,29 +128,71 @@ fn request_id(wallet: &WalletId, subject: &[u8; 32], key: Option<&str>) -> [u8; 
     sha256::Hash::from_engine(engine).to_byte_array()
 }
 
+/// The coin of an input, and how it is known.
+struct Prevout {
+    output: Option<TxOut>,
+    /// This node's own chain or mempool has it.
+    own: bool,
+    /// Its amount is certain: known here, or proven by the whole transaction that made it.
+    certain: bool,
+}
+
+fn prevouts(chain: &dyn ChainView, psbt: &Psbt, inputs: &[InputKey]) -> Result<Vec<Prevout>, Refusal> {
+    let named: std::collections::HashSet<u32> = inputs.iter().map(|item| item.input).collect();
+    // A transaction has fewer inputs than u32 counts.
+    (0..psbt.unsigned_tx.input.len())
+        .map(|index| prevout(chain, psbt, index, named.contains(&(index as u32))))
+        .collect()
+}
+
 fn transaction_items(
     keys: &Keychains,
-    chain: &dyn ChainView,
-    psbt: &Psbt,
+    tx: &Transaction,
+    prevouts: &[Prevout],
     inputs: &[InputKey],
 ) -> Result<Vec<CheckedItem>, Refusal> {
-    if inputs.is_empty() {
-        return Err(Refusal::Nothing);
-    }
-    if inputs.len() > MAX_ITEMS {
-        return Err(Refusal::Malformed(format!("more than {MAX_ITEMS} signatures")));
-    }
-    let tx = &psbt.unsigned_tx;
-    let named: std::collections::HashSet<u32> = inputs.iter().map(|item| item.input).collect();
-    let prevouts = (0..tx.input.len())
-        .map(|index| prevout(chain, psbt, index, named.contains(&(index as u32))))
-        .collect::<Result<Vec<Option<TxOut>>, Refusal>>()?;
+    let outputs: Vec<Option<TxOut>> = prevouts.iter().map(|prevout| prevout.output.clone()).collect();
     let mut cache = SighashCache::new(tx);
-    inputs.iter().map(|item| checked_item(keys, tx, &prevouts, &mut cache, item)).collect()
+    inputs.iter().map(|item| checked_item(keys, tx, &outputs, &mut cache, item)).collect()
+}
+
+/// Inputs less outputs; none unless every amount is certain.
+fn fee(tx: &Transaction, prevouts: &[Prevout]) -> Option<Amount> {
+    let certain = |prevout: &Prevout| prevout.output.as_ref().filter(|_| prevout.certain).map(|output| output.value);
+    let add = |sum: Amount, value: Amount| sum.checked_add(value);
+    let spent = prevouts.iter().map(certain).try_fold(Amount::ZERO, |sum, value| add(sum, value?))?;
+    let paid = tx.output.iter().map(|output| output.value).try_fold(Amount::ZERO, add)?;
+    spent.checked_sub(paid)
+}
+
+/// What is paid, and the sum of the change. Change is what this member derives on the internal branch, in its window.
+fn recipients(
+    own: Own<'_>,
+    tx: &Transaction,
+    change: &[OutputKey],
+) -> Result<(Vec<(ScriptBuf, Amount)>, Amount), Refusal> {
+    let mut proven = std::collections::HashSet::new();
+    let mut sum = Amount::ZERO;
+    for claim in change {
+        let refused = || Refusal::NotChange(claim.output);
+        let output = tx.output.get(claim.output as usize).ok_or_else(refused)?;
+        let mark = own.marks.iter().find(|(chain, _)| *chain == claim.key.chain).map_or(0, |(_, mark)| *mark);
+        let in_window = claim.key.index < mark.saturating_add(CHANGE_WINDOW);
+        if claim.key.chain.branch != Branch::Change || !in_window {
+            return Err(refused());
+        }
+        let key = own.keys.derive(claim.key).ok_or_else(refused)?;
+        if key.script != output.script_pubkey || !proven.insert(claim.output) {
+            return Err(refused());
+        }
+        sum = sum.checked_add(output.value).ok_or_else(refused)?;
+    }
+    let paid = tx.output.iter().zip(0_u32..).filter(|(_, number)| !proven.contains(number));
+    Ok((paid.map(|(output, _)| (output.script_pubkey.clone(), output.value)).collect(), sum))
 }
 
 /// The output that an input spends: this node's own view first, then the PSBT's.
-fn prevout(chain: &dyn ChainView, psbt: &Psbt, index: usize, ours: bool) -> Result<Option<TxOut>, Refusal> {
+fn prevout(chain: &dyn ChainView, psbt: &Psbt, index: usize, ours: bool) -> Result<Prevout, Refusal> {
     // A transaction has fewer inputs than u32 counts.
     let number = index as u32;
     let (Some(input), Some(spent)) = (psbt.inputs.get(index), psbt.unsigned_tx.input.get(index)) else {
@@ -104,6 +200,7 @@ fn prevout(chain: &dyn ChainView, psbt: &Psbt, index: usize, ours: bool) -> Resu
     };
     let outpoint = spent.previous_output;
     let mut told = input.witness_utxo.clone();
+    let mut proven = false;
     if let Some(parent) = &input.non_witness_utxo {
         let output = parent.output.get(outpoint.vout as usize);
         let fits = parent.compute_txid() == outpoint.txid && told.as_ref().is_none_or(|told| Some(told) == output);
@@ -111,13 +208,13 @@ fn prevout(chain: &dyn ChainView, psbt: &Psbt, index: usize, ours: bool) -> Resu
             Some(output) if fits => told = Some(output.clone()),
             _ => return Err(Refusal::OtherPrevout(number)),
         }
+        proven = true;
     }
     match (chain.output(&outpoint), told) {
         (Some(known), Some(told)) if known != told => Err(Refusal::OtherPrevout(number)),
-        (Some(known), _) => Ok(Some(known)),
-        (None, Some(told)) => Ok(Some(told)),
+        (Some(known), _) => Ok(Prevout { output: Some(known), own: true, certain: true }),
         (None, None) if ours => Err(Refusal::UnknownPrevout(number)),
-        (None, None) => Ok(None),
+        (None, told) => Ok(Prevout { output: told, own: false, certain: proven }),
     }
 }
 
@@ -139,7 +236,7 @@ fn checked_item(
         return Err(Refusal::OtherScript(item.input));
     }
     let wrong_type = || Refusal::SighashType(item.input);
-    let message = if key.address_type() == AddressType::Bech32m {
+    let (message, kind) = if key.address_type() == AddressType::Bech32m {
         let sighash = TapSighashType::from_consensus_u8(item.sighash).map_err(|_| wrong_type())?;
         if matches!(sighash, TapSighashType::Single | TapSighashType::SinglePlusAnyoneCanPay)
             && index >= tx.output.len()
@@ -155,7 +252,7 @@ fn checked_item(
             let all = all.ok_or_else(|| Refusal::UnknownPrevout(missing()))?;
             cache.taproot_key_spend_signature_hash(index, &Prevouts::All(&all), sighash)
         };
-        hash.map_err(|_| wrong_type())?.to_byte_array()
+        (hash.map_err(|_| wrong_type())?.to_byte_array(), SighashKind::Taproot(sighash))
     } else {
         let sighash = EcdsaSighashType::from_standard(u32::from(item.sighash)).map_err(|_| wrong_type())?;
         // Without an output of its own, SINGLE signs the number one: a signature over anything.
@@ -163,7 +260,7 @@ fn checked_item(
         if single && index >= tx.output.len() {
             return Err(wrong_type());
         }
-        match key.address_type() {
+        let message = match key.address_type() {
             AddressType::Legacy => cache
                 .legacy_signature_hash(index, &output.script_pubkey, u32::from(item.sighash))
                 .map_err(|_| wrong_type())?
@@ -175,7 +272,9 @@ fn checked_item(
                     .map_err(|_| wrong_type())?
                     .to_byte_array()
             }
-        }
+        };
+        (message, SighashKind::Ecdsa(sighash))
     };
-    Ok(CheckedItem { key, message })
+    let to_sign = Some(SigningItem { input: index, key: key.clone(), message, sighash: kind });
+    Ok(CheckedItem { key, message, to_sign })
 }

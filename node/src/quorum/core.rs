@@ -19,11 +19,13 @@ use tss_wallet::{Epoch, MemberId, SessionId, SigningIdentity, WalletId};
 
 use super::holding::Holding;
 use super::keygen::Pending;
+use super::rate::Bucket;
 use super::redeal::join::Join;
 use super::refusal::Refusal;
 use super::sessions::{OpenError, SessionInfo, SessionKind, Sessions};
 use super::wire::{self, Blob, Frame, LeaseRange, Message, NO_WALLET, Status, Topic, WalletStatus};
 use super::{keygen, lease, redeal, signing};
+use crate::metrics::metrics;
 use crate::wallets::chain_view::ChainView;
 
 /// Requests of one peer that are being opened at a time.
@@ -139,6 +141,8 @@ pub struct Core {
     host: OnceLock<Weak<dyn Host>>,
     peers: Mutex<HashMap<PeerId, MemberId>>,
     opening: Mutex<HashMap<MemberId, usize>>,
+    /// Requests of each member, by time.
+    rates: Mutex<HashMap<MemberId, Bucket>>,
     /// Members that let a deadline pass and were not heard since.
     suspects: Mutex<BTreeSet<MemberId>>,
     stopping: AtomicBool,
@@ -171,6 +175,7 @@ impl Core {
             host: OnceLock::new(),
             peers: Mutex::default(),
             opening: Mutex::default(),
+            rates: Mutex::default(),
             suspects: Mutex::default(),
             stopping: AtomicBool::new(false),
             task: Mutex::default(),
@@ -317,6 +322,11 @@ impl Core {
         self.tending.store(false, Ordering::Release);
     }
 
+    /// A member can be reached now.
+    pub fn is_member_online(&self, member: &MemberId) -> bool {
+        self.is_online(member)
+    }
+
     pub(super) fn is_online(&self, member: &MemberId) -> bool {
         self.carrier.is_online(&peer_id_of(member.0))
     }
@@ -356,6 +366,11 @@ impl Core {
                 false
             }
         }
+    }
+
+    /// A message of a session that goes on elsewhere; lost if the member cannot be reached.
+    pub fn tell(&self, topic: &Topic, to: MemberId, message: &Message) -> bool {
+        self.send(topic, 0, to, message)
     }
 
     pub(super) fn refuse(&self, topic: &Topic, to: MemberId, refusal: Refusal) {
@@ -464,6 +479,11 @@ impl Core {
     }
 
     fn admit(self: &Arc<Self>, from: MemberId, frame: Frame) {
+        if !locked(&self.rates).entry(from).or_insert_with(|| Bucket::full(Instant::now())).take(Instant::now()) {
+            metrics().dropped();
+            tracing::debug!(%from, "too many requests in a time; dropped");
+            return;
+        }
         {
             let mut opening = locked(&self.opening);
             let count = opening.entry(from).or_default();

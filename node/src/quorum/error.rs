@@ -93,6 +93,8 @@ pub enum QuorumError {
     TimedOut { seconds: u64, missing: MissingList },
     #[error("the coin {0} is being spent by another co-signer")]
     CoinTaken(OutPoint),
+    #[error("no operator has approved this within {seconds} s; missing: {missing}")]
+    NotApproved { seconds: u64, missing: MissingList },
     #[error("this node refuses to sign: {0}")]
     OwnRefusal(Refusal),
     #[error("Please enter the wallet passphrase with walletpassphrase first.")]

@@ -19,6 +19,7 @@ use tss_wallet::wallet::keychain::{ChainId, Keychains};
 use tss_wallet::{Epoch, Family, KeyShare, MemberId, PartyIndex, PublicKeys, ShareStore, WalletDb, WalletId};
 
 use super::coins::{CoinClaims, TakenCoins};
+use super::guard::{Guard, GuardError};
 use super::refusal::Refusal;
 use super::wire::{Invitation, LeaseRange};
 
@@ -47,6 +48,8 @@ pub enum HoldingError {
     Io { path: PathBuf, error: std::io::Error },
     #[error("the wallet in {0} is damaged: {1}")]
     Damaged(PathBuf, &'static str),
+    #[error("the wallet in {0} is damaged: {1}")]
+    Guard(PathBuf, GuardError),
 }
 
 /// One wallet of this member.
@@ -65,6 +68,7 @@ pub struct Holding {
     payments: Arc<Mutex<()>>,
     coins: Arc<Mutex<CoinClaims>>,
     suspended: Arc<Mutex<BTreeMap<MemberId, String>>>,
+    guard: Arc<Guard>,
     /// The highest epoch that another member claims to be in; explains failures, decides nothing.
     claimed: AtomicU32,
     /// The quorum has gone on without this member.
@@ -214,6 +218,7 @@ impl Holding {
             suspended.insert(MemberId(member), String::from_utf8_lossy(&reason).into_owned());
         }
         let bans = store.banned_parties(&public)?;
+        let guard = Arc::new(Guard::open(Arc::clone(&db), public.network)?);
         Ok(Self {
             name: name.to_owned(),
             dir: dir.to_owned(),
@@ -229,6 +234,7 @@ impl Holding {
             payments: Arc::default(),
             suspended: Arc::new(Mutex::new(suspended)),
             coins: Arc::default(),
+            guard,
             claimed: AtomicU32::new(0),
             out: AtomicBool::new(false),
             bans: Mutex::new(bans),
@@ -249,6 +255,11 @@ impl Holding {
 
     pub fn db(&self) -> &Arc<WalletDb> {
         &self.db
+    }
+
+    /// Policy, memory and log of this member.
+    pub fn guard(&self) -> &Guard {
+        &self.guard
     }
 
     /// None while it is locked.
@@ -409,6 +420,7 @@ impl Holding {
             payments: Arc::clone(&self.payments),
             suspended: Arc::clone(&self.suspended),
             coins: Arc::clone(&self.coins),
+            guard: Arc::clone(&self.guard),
             claimed: AtomicU32::new(0),
             out: AtomicBool::new(false),
             bans: Mutex::new(self.store.banned_parties(&public)?),

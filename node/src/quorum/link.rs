@@ -3,6 +3,7 @@
 //! Frames that do not check (forged, of another session, not a message) are dropped with a log line; they never end a
 //! session by themselves, for their sender may not be who they claim.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,9 @@ use super::error::{Missing, QuorumError};
 use super::refusal::Refusal;
 use super::sessions::{Inbound, Inbox};
 use super::wire::{self, Blob, Message, Topic};
+
+/// Bytes of envelopes that a session keeps as evidence. Larger sessions keep their first ones.
+const EVIDENCE_BYTES: usize = 256 << 10;
 
 /// What a session hears.
 #[derive(Debug)]
@@ -39,13 +43,15 @@ pub struct Link<'a> {
     topic: Topic,
     inbox: Inbox,
     others: BTreeSet<MemberId>,
+    evidence: RefCell<Vec<Vec<u8>>>,
 }
 
 impl<'a> Link<'a> {
     /// A line between this member and `others`.
     pub fn new(core: &'a Core, topic: Topic, inbox: Inbox, others: impl IntoIterator<Item = MemberId>) -> Self {
         let me = core.me();
-        Self { core, topic, inbox, others: others.into_iter().filter(|member| *member != me).collect() }
+        let others = others.into_iter().filter(|member| *member != me).collect();
+        Self { core, topic, inbox, others, evidence: RefCell::default() }
     }
 
     pub fn topic(&self) -> &Topic {
@@ -132,6 +138,19 @@ impl<'a> Link<'a> {
         Ok(answers)
     }
 
+    /// Signed envelopes of the protocol, as they came.
+    pub fn evidence(&self) -> Vec<Vec<u8>> {
+        self.evidence.borrow().clone()
+    }
+
+    fn keep(&self, message: &Message, envelope: Vec<u8>) {
+        let mut kept = self.evidence.borrow_mut();
+        let bytes: usize = kept.iter().map(Vec::len).sum();
+        if matches!(message, Message::Protocol(_)) && bytes.saturating_add(envelope.len()) <= EVIDENCE_BYTES {
+            kept.push(envelope);
+        }
+    }
+
     /// The next message of a participant, or what else ends the wait.
     pub fn next(&self, deadline: Instant) -> Heard {
         loop {
@@ -146,7 +165,10 @@ impl<'a> Link<'a> {
                         continue;
                     }
                     match wire::open(&envelope, self.core.me(), from, &self.topic) {
-                        Ok(message) => return Heard::Message(from, message),
+                        Ok(message) => {
+                            self.keep(&message, envelope);
+                            return Heard::Message(from, message);
+                        }
                         Err(error) => tracing::warn!(session = %self.topic.session, %from, %error, "frame dropped"),
                     }
                 }

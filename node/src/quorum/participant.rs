@@ -7,18 +7,22 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tss_wallet::policy::Facts;
 use tss_wallet::sign::Verdict;
 use tss_wallet::wallet::keychain::AddressType;
 use tss_wallet::{MemberId, Outgoing, PartyIndex, SignError, SignItem, SignParams, SigningSession};
 
+use super::blame::{self, Accusation};
 use super::check::{self, Checked};
 use super::core::Core;
 use super::error::peer_name;
 use super::holding::Holding;
+use super::judge::{self, Asking};
 use super::link::{Heard, Link};
 use super::refusal::Refusal;
 use super::sessions::{OpenError, SessionKind};
 use super::wire::{CoinChoice, Message, SignRequest, Subject, Topic};
+use crate::metrics::metrics;
 
 /// How long a participant waits for others before it tells the coordinator that it is stuck.
 const STUCK_AFTER: Duration = Duration::from_millis(900);
@@ -29,6 +33,16 @@ const MAX_PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) fn needs_ecdsa(items: &[SignItem]) -> bool {
     items.iter().any(|item| item.key.chain.address_type != AddressType::Bech32m)
+}
+
+fn needs_schnorr(items: &[SignItem]) -> bool {
+    items.iter().any(|item| item.key.chain.address_type == AddressType::Bech32m)
+}
+
+/// Whether what a machine wants sent cannot be taken back.
+pub(super) fn carries_share(outgoing: &[Outgoing], items: &[SignItem]) -> bool {
+    let schnorr = needs_schnorr(items);
+    outgoing.iter().any(|message| judge::carries_share(message.round(), schnorr))
 }
 
 pub(super) fn sign_items(checked: &Checked) -> Vec<SignItem> {
@@ -46,7 +60,13 @@ pub fn asked(core: &Arc<Core>, from: MemberId, topic: Topic, request: SignReques
         Some(holding) if holding.index_of(&from).is_some() => holding,
         _ => return core.refuse(&topic, from, Refusal::UnknownWallet),
     };
-    if let Err(refusal) = take_part(core, &holding, from, topic, request) {
+    let result = take_part(core, &holding, from, topic, request);
+    metrics().decision(match &result {
+        Ok(()) => "sign",
+        Err(Refusal::NeedsApproval) => "ask",
+        Err(_) => "refuse",
+    });
+    if let Err(refusal) = result {
         core.refuse(&topic, from, refusal);
     }
 }
@@ -87,7 +107,8 @@ fn take_part(
         return Err(Refusal::Suspended(peer_name(member)));
     }
     let key = request.idempotency_key.as_deref();
-    let checked = check::check(&topic.wallet, holding.keys(), core.chain.as_ref(), &request.subject, key)?;
+    let marks = holding.marks();
+    let checked = check::check(judge::own(core, holding, &marks), &request.subject, key)?;
     let items = sign_items(&checked);
     let banned = holding.bans();
     if needs_ecdsa(&items)
@@ -120,33 +141,51 @@ fn take_part(
         Err(error) => return Err(error.into()),
     };
     let link = Link::new(core, topic, inbox, members);
+    let asking = Asking {
+        coordinator: from,
+        session: Some(topic.session),
+        agreed: request.agreed.iter().filter_map(|index| PartyIndex::new(*index).ok()).collect(),
+        approval_seconds: u64::from(request.approval_seconds),
+    };
+    let facts = judge::decide(core, holding, &asking, &checked)?;
     let params = SignParams { session: topic.session, signers, items, banned };
     let patience = Duration::from_millis(u64::from(request.patience_ms)).min(MAX_PATIENCE);
-    let signed = run(core, holding, from, &link, &params, patience)?;
+    let part = Part { core, holding, link: &link, asking: &asking, facts: &facts, checked: &checked };
+    let signed = run(part, &params, patience)?;
     if let Some(coins) = coins.as_mut().filter(|_| signed) {
         coins.signed();
     }
     Ok(())
 }
 
+/// What one member does in one attempt.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    core: &'a Core,
+    holding: &'a Holding,
+    link: &'a Link<'a>,
+    asking: &'a Asking,
+    facts: &'a Facts,
+    checked: &'a Checked,
+}
+
 /// True if this member did its whole part.
-fn run(
-    core: &Core,
-    holding: &Holding,
-    coordinator: MemberId,
-    link: &Link<'_>,
-    params: &SignParams,
-    patience: Duration,
-) -> Result<bool, Refusal> {
+fn run(part: Part<'_>, params: &SignParams, patience: Duration) -> Result<bool, Refusal> {
+    let Part { core, holding, link, asking, facts, checked } = part;
+    let coordinator = asking.coordinator;
     let deadline = Instant::now() + patience;
     let stuck_after = STUCK_AFTER + STUCK_PER_ITEM * u32::try_from(params.items.len()).unwrap_or(u32::MAX).min(2_000);
     let share = holding.share().ok_or(Refusal::Locked)?;
     let started = SigningSession::start(share, params, &core.fresh_seed());
     let (mut session, outgoing) = started.map_err(|error| failed(core, holding, link, &error))?;
     post(link, holding, outgoing);
+    judge::settle(holding)?;
     let mut told = false;
     let mut next_deadline = (Instant::now() + stuck_after).min(deadline);
-    while session.finished().is_none() {
+    let signatures = loop {
+        if let Some(signatures) = session.finished() {
+            break signatures;
+        }
         let waiting: Vec<MemberId> = members_of(holding, &session.waiting_for());
         link.note("signing", waiting.iter().copied());
         match link.next(next_deadline) {
@@ -155,6 +194,9 @@ fn run(
                 for body in bodies {
                     match session.receive(index, &body.0) {
                         Ok(outgoing) => {
+                            if carries_share(&outgoing, &params.items) {
+                                judge::release(core, holding, facts, checked)?;
+                            }
                             post(link, holding, outgoing);
                         }
                         Err(error) if error.verdict() == Verdict::Dropped => {
@@ -189,7 +231,8 @@ fn run(
                 next_deadline = deadline;
             }
         }
-    }
+    };
+    judge::signed(core, holding, asking, checked, &signatures);
     tracing::info!(session = %link.topic().session, wallet = holding.name(), items = params.items.len(), "signed");
     Ok(true)
 }
@@ -216,5 +259,13 @@ pub(super) fn note_failure(core: &Core, holding: &Holding, link: &Link<'_>, erro
         && let Err(error) = holding.ban(party, error.to_string(), core.chain.now())
     {
         tracing::error!(%session, %error, "a ban could not be stored; it holds until restart alone");
+    }
+    let member = error.culprit().and_then(|party| holding.public().roster.member(party).copied());
+    let Some((kind, member)) = blame::kind_of(error).zip(member) else { return };
+    let evidence = if error.verdict() == Verdict::Ban { Vec::new() } else { link.evidence() };
+    let (reason, time) = (error.to_string(), core.chain.now());
+    let accusation = Accusation { member, kind: kind.to_owned(), session, time, reason, evidence };
+    if let Err(error) = blame::accuse(holding, &accusation) {
+        tracing::error!(%session, %error, "an accusation could not be stored");
     }
 }

@@ -1,6 +1,7 @@
 //! Why a member takes no part: every reason by its name, as it travels and as operators read it.
 
 use serde::{Deserialize, Serialize};
+use tss_wallet::policy::Denial;
 
 /// A member's answer to what it will not do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -57,6 +58,14 @@ pub enum Refusal {
     Suspended(String),
     #[error("epoch {0}, which it signed for, may be in force at {1}: they must take part")]
     Unsettled(u32, String),
+    #[error("output {0} is said to be change, and is not")]
+    NotChange(u32),
+    #[error("its mempool would not take the transaction: {0}")]
+    Mempool(String),
+    #[error("{0}")]
+    Policy(Denial),
+    #[error("its operator has not approved this yet")]
+    NeedsApproval,
     #[error("its disk failed: {0}")]
     Storage(String),
     #[error("the attempt failed there: {0}")]

@@ -2,27 +2,33 @@
 //!
 //! Takes the first t−1 members that are ready. A member that refuses, fails or vanishes is left out of the next
 //! attempt; one that is merely silent is tried again when there is nobody else. Every attempt is a new session with
-//! new nonces. Ends within the signing timeout, or as soon as fewer than t members are ready, naming who is missing.
+//! new nonces. A member whose operator must be asked is waited for when nobody else can sign.
+//! Ends within the signing timeout, or as soon as fewer than t members are ready, naming who is missing.
 
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keyless_p2p::cosigners::peer_id_of;
+use tss_wallet::policy::Facts;
 use tss_wallet::sign::{MAX_ECDSA_ITEMS, Verdict};
-use tss_wallet::{Epoch, MemberId, PartyIndex, SignError, SignParams, Signature, SigningSession};
+use tss_wallet::{Epoch, MemberId, PartyIndex, SessionId, SignError, SignParams, Signature, SigningSession};
 
+use super::approvals::OPEN_SECONDS;
 use super::check::{self, Checked};
 use super::coins::TakenCoins;
 use super::core::Core;
 use super::error::{Missing, MissingList, QuorumError};
 use super::holding::Holding;
+use super::judge::{self, Asking};
 use super::link::{Heard, Link};
-use super::participant::{members_of, needs_ecdsa, note_failure, post, sign_items};
+use super::participant::{carries_share, members_of, needs_ecdsa, note_failure, post, sign_items};
 use super::refusal::Refusal;
 use super::sessions::SessionKind;
 use super::switching::{self, OtherEpoch};
 use super::wire::{CoinChoice, Message, SignRequest, Subject, Topic};
+use crate::metrics::metrics;
 
 pub use super::participant::asked;
 
@@ -32,6 +38,10 @@ const NO_PROGRESS_PER_ITEM: Duration = Duration::from_millis(30);
 /// ECDSA inputs of one ceremony: the largest message stays below a few megabytes.
 const CHUNK: usize = if MAX_ECDSA_ITEMS < 100 { MAX_ECDSA_ITEMS } else { 100 };
 
+/// How often members are asked again whether their operators have answered; an answer usually comes by itself.
+const ANSWER_POLL: Duration = Duration::from_secs(3);
+const OWN_ANSWER_POLL: Duration = Duration::from_millis(250);
+
 /// What else a request says.
 #[derive(Debug, Clone, Copy)]
 pub struct Terms<'a> {
@@ -40,11 +50,14 @@ pub struct Terms<'a> {
     pub coins: CoinChoice,
     /// The wallet has chosen coins several times: whoever says that one is taken is left out.
     pub last_draw: bool,
+    /// How long to wait for operators, once one is asked.
+    pub approval_seconds: u64,
 }
 
 impl Default for Terms<'_> {
     fn default() -> Self {
-        Self { idempotency_key: None, coins: CoinChoice::Caller, last_draw: false }
+        let approval_seconds = OPEN_SECONDS;
+        Self { idempotency_key: None, coins: CoinChoice::Caller, last_draw: false, approval_seconds }
     }
 }
 
@@ -65,6 +78,8 @@ enum Fault {
     Gone,
     Refused,
     Silent,
+    /// Its operator has not answered yet.
+    Asked,
 }
 
 /// What is known of the other members in the course of one request.
@@ -75,8 +90,34 @@ struct Field {
     sets: BTreeSet<Vec<MemberId>>,
 }
 
+impl Field {
+    /// Somebody's operator has not answered yet.
+    fn asks(&self) -> bool {
+        self.out.values().any(|(_, fault)| *fault == Fault::Asked)
+    }
+}
+
 /// Signs a subject with the quorum. Blocks. Gives one signature for each item of the subject, in its order.
 pub fn sign(
+    core: &Core,
+    holding: &Arc<Holding>,
+    subject: &Subject,
+    terms: Terms<'_>,
+) -> Result<Vec<Signature>, QuorumError> {
+    let started = Instant::now();
+    let result = coordinate(core, holding, subject, terms);
+    let what = match &result {
+        Ok(_) => "signed",
+        Err(QuorumError::OwnRefusal(_)) => "refused",
+        Err(QuorumError::NotEnough { .. }) => "not enough members",
+        Err(QuorumError::TimedOut { .. } | QuorumError::NotApproved { .. }) => "timed out",
+        Err(_) => "failed",
+    };
+    metrics().signing(what, started.elapsed());
+    result
+}
+
+fn coordinate(
     core: &Core,
     holding: &Arc<Holding>,
     subject: &Subject,
@@ -86,15 +127,24 @@ pub fn sign(
         return Err(QuorumError::OwnRefusal(Refusal::Suspended("its own share".to_owned())));
     }
     let started = Instant::now();
-    let deadline = started + core.signing_timeout;
     let mut signatures = Vec::new();
     for part in parts(subject) {
-        let checked =
-            check::check(&holding.wallet(), holding.keys(), core.chain.as_ref(), &part, terms.idempotency_key)
-                .map_err(QuorumError::OwnRefusal)?;
+        let marks = holding.marks();
+        let checked = check::check(judge::own(core, holding, &marks), &part, terms.idempotency_key)
+            .map_err(QuorumError::OwnRefusal)?;
         signatures.extend(switching::across(core, holding, |holding, other_epoch| {
-            let (subject, checked) = (part.clone(), checked.clone());
-            Request { core, holding, subject, checked, terms, deadline, other_epoch }.run()
+            let request = Request {
+                core,
+                holding,
+                subject: part.clone(),
+                checked: checked.clone(),
+                terms,
+                deadline: Cell::new(started + core.signing_timeout),
+                answers_by: started + Duration::from_secs(terms.approval_seconds),
+                agreed: RefCell::new(BTreeSet::from([holding.me()])),
+                other_epoch,
+            };
+            request.run()
         })?);
     }
     let wallet = holding.name();
@@ -105,9 +155,16 @@ pub fn sign(
 /// A transaction of very many inputs is signed in several ceremonies.
 fn parts(subject: &Subject) -> Vec<Subject> {
     match subject {
-        Subject::Transaction { psbt, inputs } if inputs.len() > CHUNK => inputs
-            .chunks(CHUNK)
-            .map(|chunk| Subject::Transaction { psbt: psbt.clone(), inputs: chunk.to_vec() })
+        Subject::Transaction { psbt, inputs, change, .. } if inputs.len() > CHUNK => (0..inputs.len())
+            .step_by(CHUNK)
+            .map(|first| Subject::Transaction {
+                psbt: psbt.clone(),
+                inputs: inputs.clone(),
+                change: change.clone(),
+                // A transaction has fewer inputs than u32 counts.
+                first: first as u32,
+                count: CHUNK.min(inputs.len() - first) as u32,
+            })
             .collect(),
         other => vec![other.clone()],
     }
@@ -119,7 +176,10 @@ struct Request<'a> {
     subject: Subject,
     checked: Checked,
     terms: Terms<'a>,
-    deadline: Instant,
+    /// Moved on when an operator has answered.
+    deadline: Cell<Instant>,
+    answers_by: Instant,
+    agreed: RefCell<BTreeSet<PartyIndex>>,
     other_epoch: &'a OtherEpoch,
 }
 
@@ -141,12 +201,20 @@ impl Request<'_> {
             _ => None,
         };
         let mut field = Field::default();
+        let facts = self.own_decision()?;
         loop {
-            let partners = self.choose(&mut field)?;
-            if Instant::now() >= self.deadline {
+            let partners = match self.choose(&mut field) {
+                Ok(partners) => partners,
+                Err(error) if field.asks() => {
+                    self.wait_for_answers(&mut field, error)?;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            if Instant::now() >= self.deadline.get() {
                 return Err(self.timed_out(&field));
             }
-            match self.attempt(&partners) {
+            match self.attempt(&partners, &facts) {
                 Ok(signatures) => {
                     coins.iter_mut().for_each(TakenCoins::signed);
                     return Ok(signatures);
@@ -175,6 +243,81 @@ impl Request<'_> {
             _ => None,
         };
         coin.map_or(QuorumError::OwnRefusal(refusal), |coin| QuorumError::CoinTaken(*coin))
+    }
+
+    /// This node's own yes; waits for its operator where the policy says so.
+    fn own_decision(&self) -> Result<Facts, QuorumError> {
+        loop {
+            match judge::decide(self.core, self.holding, &self.asking(None), &self.checked) {
+                Ok(facts) => return Ok(facts),
+                Err(Refusal::NeedsApproval) => {
+                    let me = Missing::refused(self.core.me(), &Refusal::NeedsApproval);
+                    let missing = MissingList(vec![me]);
+                    self.wait(OWN_ANSWER_POLL, [self.core.me()], &missing)?;
+                }
+                Err(refusal) => return Err(QuorumError::OwnRefusal(refusal)),
+            }
+        }
+    }
+
+    fn asking(&self, session: Option<SessionId>) -> Asking {
+        Asking {
+            coordinator: self.core.me(),
+            session,
+            agreed: self.agreed.borrow().iter().copied().collect(),
+            approval_seconds: self.answers_by.saturating_duration_since(Instant::now()).as_secs(),
+        }
+    }
+
+    /// Nobody else can sign: waits until an operator may have answered, and forgets who was waited for.
+    fn wait_for_answers(&self, field: &mut Field, error: QuorumError) -> Result<(), QuorumError> {
+        let QuorumError::NotEnough { missing, .. } = error else { return Err(error) };
+        let asked: Vec<MemberId> =
+            field.out.iter().filter(|(_, (_, fault))| *fault == Fault::Asked).map(|(member, _)| *member).collect();
+        self.wait(ANSWER_POLL, asked, &missing)?;
+        field.out.retain(|_, (_, fault)| *fault != Fault::Asked);
+        field.sets.clear();
+        Ok(())
+    }
+
+    /// One wait in a session of the request's own name, in which members say that their operators have answered.
+    fn wait(
+        &self,
+        poll: Duration,
+        asked: impl IntoIterator<Item = MemberId>,
+        missing: &MissingList,
+    ) -> Result<(), QuorumError> {
+        let Self { core, holding, .. } = *self;
+        let now = Instant::now();
+        if now >= self.answers_by {
+            let seconds = self.terms.approval_seconds;
+            return Err(QuorumError::NotApproved { seconds, missing: missing.clone() });
+        }
+        let topic =
+            Topic { wallet: holding.wallet(), epoch: holding.epoch(), session: SessionId(self.checked.request) };
+        let mut info = core.session_info(&topic, self.kind(), core.me());
+        info.txid = self.checked.txid;
+        info.expires = info.started.saturating_add(self.answers_by.saturating_duration_since(now).as_secs());
+        let inbox = core.sessions.open(info).map_err(|_| QuorumError::Busy)?;
+        let link = Link::new(core, topic, inbox, holding.others());
+        link.note("waiting for approval", asked);
+        let until = self.answers_by.min(now + poll);
+        let stopped = loop {
+            match link.next(until) {
+                Heard::Message(_, Message::Answered) | Heard::Deadline => break false,
+                Heard::Stop => break true,
+                Heard::Message(..) | Heard::Down(_) => {}
+            }
+        };
+        self.deadline.set(Instant::now() + core.signing_timeout);
+        if stopped { Err(QuorumError::Stopped) } else { Ok(()) }
+    }
+
+    fn kind(&self) -> SessionKind {
+        match self.subject {
+            Subject::Transaction { .. } => SessionKind::Transaction,
+            Subject::Message { .. } => SessionKind::Message,
+        }
     }
 
     fn timed_out(&self, field: &Field) -> QuorumError {
@@ -245,33 +388,38 @@ impl Request<'_> {
     }
 
     /// One session with these partners.
-    fn attempt(&self, partners: &[MemberId]) -> Result<Vec<Signature>, Failure> {
+    fn attempt(&self, partners: &[MemberId], facts: &Facts) -> Result<Vec<Signature>, Failure> {
         let Self { core, holding, .. } = *self;
         let topic = core.fresh_topic(holding.wallet(), holding.epoch());
         let mut signers: Vec<PartyIndex> = partners.iter().filter_map(|member| holding.index_of(member)).collect();
         signers.push(holding.me());
         signers.sort_unstable();
-        let kind = match self.subject {
-            Subject::Transaction { .. } => SessionKind::Transaction,
-            Subject::Message { .. } => SessionKind::Message,
-        };
-        let mut info = core.session_info(&topic, kind, core.me());
+        let mut info = core.session_info(&topic, self.kind(), core.me());
         info.signers = members_of(holding, &signers);
         info.txid = self.checked.txid;
         let inbox = core.sessions.open(info).map_err(|_| Failure::Final(QuorumError::Busy))?;
         let link = Link::new(core, topic, inbox, partners.iter().copied());
-        let result = self.drive(&link, &topic, signers);
+        let result = self.drive(&link, &topic, signers, facts);
         if result.is_err() {
             link.send_all(0, &Message::Refuse(Refusal::Aborted("the attempt failed".to_owned())));
         }
         result
     }
 
-    fn drive(&self, link: &Link<'_>, topic: &Topic, signers: Vec<PartyIndex>) -> Result<Vec<Signature>, Failure> {
+    fn drive(
+        &self,
+        link: &Link<'_>,
+        topic: &Topic,
+        signers: Vec<PartyIndex>,
+        facts: &Facts,
+    ) -> Result<Vec<Signature>, Failure> {
         let Self { core, holding, .. } = *self;
         let items = sign_items(&self.checked);
-        let patience = self.deadline.saturating_duration_since(Instant::now());
+        let patience = self.deadline.get().saturating_duration_since(Instant::now());
+        let asking = self.asking(Some(topic.session));
         let request = Message::Sign(SignRequest {
+            approval_seconds: u32::try_from(asking.approval_seconds).unwrap_or(u32::MAX),
+            agreed: asking.agreed.iter().map(|party| party.get()).collect(),
             idempotency_key: self.terms.idempotency_key.map(str::to_owned),
             coins: self.terms.coins,
             signers: signers.iter().map(|party| party.get()).collect(),
@@ -286,20 +434,28 @@ impl Request<'_> {
         let (mut session, outgoing) =
             SigningSession::start(share, &params, &core.fresh_seed()).map_err(|error| self.fault(link, &error))?;
         gone(core, post(link, holding, outgoing))?;
+        judge::settle(holding).map_err(own_refusal)?;
         let mut silence_ends = Instant::now() + pause;
         let mut stuck: BTreeMap<MemberId, Vec<MemberId>> = BTreeMap::new();
         loop {
             if let Some(signatures) = session.finished() {
+                judge::signed(core, holding, &asking, &self.checked, &signatures);
                 return Ok(signatures);
             }
             let waiting = members_of(holding, &session.waiting_for());
             link.note("signing", waiting.iter().copied());
-            match link.next(silence_ends.min(self.deadline)) {
+            match link.next(silence_ends.min(self.deadline.get())) {
                 Heard::Message(from, Message::Protocol(bodies)) => {
                     let Some(index) = holding.index_of(&from) else { continue };
+                    self.agreed.borrow_mut().insert(index);
                     for body in bodies {
                         match session.receive(index, &body.0) {
-                            Ok(outgoing) => gone(core, post(link, holding, outgoing))?,
+                            Ok(outgoing) => {
+                                if carries_share(&outgoing, &params.items) {
+                                    judge::release(core, holding, facts, &self.checked).map_err(own_refusal)?;
+                                }
+                                gone(core, post(link, holding, outgoing))?;
+                            }
                             Err(error) if error.verdict() == Verdict::Dropped => {
                                 tracing::warn!(session = %topic.session, %from, %error, "message dropped");
                             }
@@ -363,7 +519,12 @@ impl Request<'_> {
 }
 
 fn refused(from: MemberId, refusal: &Refusal) -> Failure {
-    Failure::Members(vec![(Missing::refused(from, refusal), Fault::Refused)])
+    let fault = if *refusal == Refusal::NeedsApproval { Fault::Asked } else { Fault::Refused };
+    Failure::Members(vec![(Missing::refused(from, refusal), fault)])
+}
+
+fn own_refusal(refusal: Refusal) -> Failure {
+    Failure::Final(QuorumError::OwnRefusal(refusal))
 }
 
 fn gone(core: &Core, unreachable: BTreeSet<MemberId>) -> Result<(), Failure> {

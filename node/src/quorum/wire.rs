@@ -88,11 +88,19 @@ pub struct InputKey {
     pub sighash: u8,
 }
 
+/// The key that an output is said to be change of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputKey {
+    pub output: u32,
+    pub key: KeyId,
+}
+
 /// What is to be signed: always the whole thing, never a hash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Subject {
     /// A PSBT with the transaction and the outputs that it spends.
-    Transaction { psbt: Blob, inputs: Vec<InputKey> },
+    /// `inputs` are all that want a signature of the wallet; this ceremony makes `count` of them from `first` on.
+    Transaction { psbt: Blob, inputs: Vec<InputKey>, change: Vec<OutputKey>, first: u32, count: u32 },
     /// A text for `signmessage`.
     Message { text: String, key: KeyId },
 }
@@ -118,6 +126,10 @@ pub struct SignRequest {
     pub coins: CoinChoice,
     /// When the coordinator gives up, in milliseconds from now.
     pub patience_ms: u32,
+    /// How long a question to an operator may stay open, in seconds.
+    pub approval_seconds: u32,
+    /// Roster indexes of those whose operators have agreed so far, as the coordinator says.
+    pub agreed: Vec<u8>,
 }
 
 /// What a member says of itself.
@@ -208,6 +220,8 @@ pub enum Message {
     Protocol(Vec<Blob>),
     /// The sender hears nothing from these members and cannot go on.
     Stuck(Vec<MemberId>),
+    /// The sender's operator has answered; asking again is worth it.
+    Answered,
     /// The share is on the disk.
     Stored,
     /// The wallet is in use.

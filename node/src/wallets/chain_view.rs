@@ -48,6 +48,19 @@ pub struct MempoolEntry {
 #[error("{0}")]
 pub struct MempoolRefusal(pub String);
 
+/// What the mempool would say to a transaction, with nothing changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tested {
+    /// It takes it, or has it.
+    Accepted,
+    /// Everything passed but the scripts: what dummy signatures can reach at most.
+    ScriptsFail,
+    /// It spends coins that are not there, or not any more.
+    MissingInputs,
+    /// Refused, in Core's words.
+    Refused(String),
+}
+
 /// What the fee estimator knows for a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Estimate {
@@ -89,6 +102,9 @@ pub trait ChainView: Send + Sync + 'static {
     fn mempool_ancestry(&self, txid: &Txid) -> Option<Ancestry>;
     /// Puts a transaction into the mempool; tells the peers of it when `relay` is set. Known already is success.
     fn submit(&self, transaction: &Transaction, relay: bool) -> Result<(), MempoolRefusal>;
+
+    /// Core's test acceptance.
+    fn test_accept(&self, transaction: &Transaction) -> Tested;
 
     /// Core's smart fee estimate.
     fn estimate_fee(&self, target_blocks: u32, conservative: bool) -> Option<Estimate>;

@@ -30,7 +30,10 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T>
 }
 
 impl Handle {
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce(&Arc<Loaded>) -> Result<T> + Send + 'static) -> Result<T> {
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Arc<Loaded>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let loaded = Arc::clone(&self.0);
         blocking(move || work(&loaded)).await
     }
@@ -170,6 +173,11 @@ impl WalletHandle for Handle {
         .await
     }
 
+    async fn send_later(&self, request: &SpendRequest, note: &SendNote) -> Result<String> {
+        let (request, note) = (request.clone(), SendNote { detached: true, ..note.clone() });
+        self.run(move |loaded| loaded.send_later(request, note)).await
+    }
+
     async fn commit(&self, tx: Transaction, note: &SendNote) -> Result<Txid> {
         let note = note.clone();
         self.run(move |loaded| loaded.commit_signed(&tx, &note)).await
@@ -270,6 +278,8 @@ impl WalletHandle for Handle {
     }
 
     fn signing_sessions(&self) -> Vec<SigningSession> {
-        self.0.keys().map(|keys| info::sessions(&keys)).unwrap_or_default()
+        let mut rows = self.0.keys().map(|keys| info::sessions(&keys)).unwrap_or_default();
+        rows.extend(self.0.detached_sessions());
+        rows
     }
 }

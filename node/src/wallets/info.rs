@@ -6,8 +6,10 @@ use std::time::UNIX_EPOCH;
 use keyless_p2p::cosigners::{PeerId, PeerStatus, peer_id_of};
 use keyless_rpc::wallet::backend::{Cosigner, QuorumInfo, QuorumMember, SigningSession};
 use tss_wallet::MemberId;
+use tss_wallet::wallet::keychain::ChainId;
 
 use super::loaded::{Keys, Loaded, Quorum};
+use crate::metrics::WalletSnapshot;
 use crate::quorum::{Core, peer_name, wire};
 
 fn seen(status: &PeerStatus) -> Option<u64> {
@@ -56,6 +58,34 @@ pub(super) fn quorum(loaded: &Loaded, keys: &Keys) -> QuorumInfo {
     }
 }
 
+/// Why the wallet's quorum cannot sign now, if it cannot.
+pub(super) fn not_ready(keys: &Keys) -> Option<String> {
+    let (core, holding) = (keys.quorum.core(), &keys.holding);
+    let online = 1 + holding.others().filter(|member| core.is_member_online(member)).count();
+    let needed = usize::from(holding.threshold());
+    if online < needed {
+        return Some(format!("wallet \"{}\": {online} of {needed} needed members are online", holding.name()));
+    }
+    holding.share().is_none().then(|| format!("wallet \"{}\": its share is locked", holding.name()))
+}
+
+/// Figures of one wallet for [`crate::metrics`].
+pub(super) fn snapshot(loaded: &Loaded, keys: &Keys) -> WalletSnapshot {
+    let (core, holding) = (keys.quorum.core(), &keys.holding);
+    let pool = |wallet: &tss_wallet::wallet::Wallet| {
+        ChainId::all().map(|chain| u64::from(wallet.pool().available(chain))).sum()
+    };
+    WalletSnapshot {
+        name: loaded.name().to_owned(),
+        members: holding.members().len(),
+        online: 1 + holding.others().filter(|member| core.is_member_online(member)).count(),
+        epoch: holding.epoch().0,
+        approvals_pending: holding.guard().open_questions(loaded.chain.now()).len(),
+        addresses_ready: pool(&loaded.wallet()),
+        audit_entries: holding.guard().head().entries,
+    }
+}
+
 /// `listsigningsessions`, of this wallet.
 pub(super) fn sessions(keys: &Keys) -> Vec<SigningSession> {
     let wallet = keys.holding.wallet();
@@ -75,6 +105,7 @@ pub(super) fn sessions(keys: &Keys) -> Vec<SigningSession> {
             started: row.started,
             expires: row.expires,
             waiting_for: names(&row.waiting_for),
+            error: None,
         })
         .collect()
 }

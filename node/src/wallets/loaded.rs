@@ -1,6 +1,6 @@
 //! One loaded wallet: its ledger, its share and quorum, and what is going on with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -12,6 +12,7 @@ use tss_wallet::wallet::Wallet;
 use tss_wallet::{WalletDb, WalletId};
 
 use super::chain_view::ChainView;
+use super::detached::DetachedSend;
 use super::feed::ChainFeed;
 use super::locking::Relock;
 use super::options::WalletOptions;
@@ -80,6 +81,8 @@ pub struct Loaded {
     pub(super) closed: AtomicBool,
     /// When unconfirmed transactions go to the peers again, seconds since 1970; 0 until set.
     pub(super) next_resend: AtomicU64,
+    /// Payments that nobody waits for, the oldest first.
+    pub(super) detached: Mutex<VecDeque<DetachedSend>>,
 }
 
 impl Loaded {
@@ -108,6 +111,7 @@ impl Loaded {
             refilling: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             next_resend: AtomicU64::new(0),
+            detached: Mutex::default(),
         }
     }
 

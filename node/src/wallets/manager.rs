@@ -30,6 +30,7 @@ use super::info;
 use super::loaded::{Keys, Loaded, Quorum, storage_error};
 use super::options::WalletOptions;
 use super::sign::quorum_error;
+use crate::metrics::Snapshot;
 use crate::quorum::devquorum::{Devquorum, Embedded, EmbeddedError};
 use crate::quorum::wire::{Invitation, LeaseRange, PROTOCOL_VERSION};
 use crate::quorum::{Core, CoreConfig, Holding, Host, Layout, Policy, holding, keygen};
@@ -249,6 +250,28 @@ impl WalletManager {
     /// This node's co-signer, where it has one.
     pub fn core(&self) -> Option<&Arc<Core>> {
         self.core.get()
+    }
+
+    /// Why a wallet of this node could not sign now; `None` when all could.
+    pub fn not_ready(&self) -> Option<String> {
+        let loaded = locked(&self.loaded).clone();
+        loaded.iter().find_map(|wallet| info::not_ready(&wallet.keys()?))
+    }
+
+    /// Figures for [`crate::metrics`].
+    pub fn snapshot(&self) -> Snapshot {
+        let loaded = locked(&self.loaded).clone();
+        let mut cores: Vec<Arc<Core>> = self.core().cloned().into_iter().collect();
+        let mut wallets = Vec::new();
+        for wallet in &loaded {
+            let Some(keys) = wallet.keys() else { continue };
+            let core = keys.quorum.core();
+            if !cores.iter().any(|known| Arc::ptr_eq(known, core)) {
+                cores.push(Arc::clone(core));
+            }
+            wallets.push(info::snapshot(wallet, &keys));
+        }
+        Snapshot { sessions: cores.iter().map(|core| core.sessions().len()).sum(), wallets, ..Snapshot::default() }
     }
 
     pub fn loaded(&self, name: &str) -> Option<Arc<Loaded>> {

@@ -13,7 +13,7 @@ use tss_wallet::wallet::signing::{GroupSignature, PrevCoin, SighashChoice, Sigha
 use super::loaded::Loaded;
 use crate::quorum::QuorumError;
 use crate::quorum::signing::{self, Terms};
-use crate::quorum::wire::{Blob, InputKey, Subject};
+use crate::quorum::wire::{Blob, InputKey, OutputKey, Subject};
 
 /// −4 with the reason and the members it concerns.
 pub(super) fn quorum_error(error: &QuorumError) -> RpcError {
@@ -86,6 +86,19 @@ impl Loaded {
         if items.is_empty() {
             return Ok(Vec::new());
         }
+        let subject = self.subject(tx, coins, items)?;
+        let keys = self.signing_keys()?;
+        let signed = signing::sign(keys.quorum.core(), &keys.holding, &subject, terms);
+        Ok(signed?.iter().map(group_signature).collect())
+    }
+
+    /// A transaction as the members are asked about it.
+    pub(super) fn subject(
+        &self,
+        tx: &Transaction,
+        coins: &[Option<TxOut>],
+        items: &[SigningItem],
+    ) -> Result<Subject, RpcError> {
         let mut bare = tx.clone();
         for input in &mut bare.input {
             input.script_sig = ScriptBuf::new();
@@ -95,7 +108,7 @@ impl Loaded {
         for (input, coin) in psbt.inputs.iter_mut().zip(coins) {
             input.witness_utxo.clone_from(coin);
         }
-        let inputs = items
+        let inputs: Vec<InputKey> = items
             .iter()
             .map(|item| InputKey {
                 // A transaction has fewer inputs than u32 counts.
@@ -104,10 +117,16 @@ impl Loaded {
                 sighash: sighash_byte(item.sighash),
             })
             .collect();
-        let subject = Subject::Transaction { psbt: Blob(psbt.serialize()), inputs };
-        let keys = self.signing_keys()?;
-        let signed = signing::sign(keys.quorum.core(), &keys.holding, &subject, terms);
-        Ok(signed?.iter().map(group_signature).collect())
+        let change = {
+            let wallet = self.wallet();
+            let keys = tx.output.iter().zip(0_u32..);
+            let ours = keys.filter_map(|(output, number)| Some((number, wallet.keys().key_of(&output.script_pubkey)?)));
+            ours.filter(|(_, key)| key.chain.branch.is_change())
+                .map(|(output, key)| OutputKey { output, key })
+                .collect()
+        };
+        let count = u32::try_from(inputs.len()).unwrap_or(u32::MAX);
+        Ok(Subject::Transaction { psbt: Blob(psbt.serialize()), inputs, change, first: 0, count })
     }
 
     /// `signrawtransactionwithwallet`.
@@ -206,7 +225,7 @@ impl Loaded {
     }
 }
 
-fn psbt_error(error: PsbtError) -> RpcError {
+pub(super) fn psbt_error(error: PsbtError) -> RpcError {
     match error {
         PsbtError::SighashMismatch | PsbtError::MissingInputs => {
             RpcError::new(code::RPC_DESERIALIZATION_ERROR, error.to_string())

@@ -23,6 +23,7 @@ use tss_wallet::wallet::spend::{ChangeSpec, Draft, PresetInput, Recipient, Spend
 use super::fees::{self, Chosen};
 use super::loaded::{Keys, Loaded, Quorum, storage_error};
 use super::sign::SignFailure;
+use crate::quorum::approvals::{OPEN_SECONDS, OPEN_SECONDS_UNATTENDED};
 use crate::quorum::signing::Terms;
 use crate::quorum::wire::CoinChoice;
 
@@ -241,7 +242,8 @@ impl Loaded {
     ) -> Result<Transaction, SignFailure> {
         let coins: Vec<_> = draft.inputs.iter().map(|input| Some(input.prevout.clone())).collect();
         let idempotency_key = note.idempotency_key.as_deref();
-        let terms = Terms { idempotency_key, coins: CoinChoice::Wallet, last_draw };
+        let approval_seconds = if note.detached { OPEN_SECONDS_UNATTENDED } else { OPEN_SECONDS };
+        let terms = Terms { idempotency_key, coins: CoinChoice::Wallet, last_draw, approval_seconds };
         let signatures = self.quorum_sign(&draft.tx, &coins, items, terms)?;
         let mut tx = draft.tx.clone();
         apply_signatures(&mut tx, items, &signatures).map_err(|error| RpcError::internal(error.to_string()))?;

@@ -11,7 +11,7 @@ use bitcoin::{
     TxMerkleNode, TxOut, Txid, Witness, transaction,
 };
 use keyless_node::wallets::chain_view::{
-    Ancestry, BlockFacts, BlockRef, ChainView, Estimate, MempoolEntry, MempoolRefusal,
+    Ancestry, BlockFacts, BlockRef, ChainView, Estimate, MempoolEntry, MempoolRefusal, Tested,
 };
 use keyless_node::wallets::{ChainFeed, FeedEvent};
 use tss_wallet::wallet::signing::PrevCoin;
@@ -199,6 +199,20 @@ impl ChainView for FakeChain {
             feed.notify(FeedEvent::MempoolAdded { transaction: transaction.clone() });
         }
         Ok(())
+    }
+
+    fn test_accept(&self, transaction: &Transaction) -> Tested {
+        let state = self.state();
+        let there = |spent: &OutPoint| state.coins.contains_key(spent) || state.mempool.contains_key(&spent.txid);
+        if !transaction.input.iter().all(|input| there(&input.previous_output)) {
+            return Tested::MissingInputs;
+        }
+        let spent =
+            |coin: &OutPoint| state.mempool.values().any(|tx| tx.input.iter().any(|i| i.previous_output == *coin));
+        if transaction.input.iter().any(|input| spent(&input.previous_output)) {
+            return Tested::Refused("txn-mempool-conflict".to_owned());
+        }
+        Tested::ScriptsFail
     }
 
     fn estimate_fee(&self, _: u32, _: bool) -> Option<Estimate> {

@@ -4,6 +4,7 @@
 
 mod chain;
 mod faults;
+mod guards;
 mod lifecycle;
 mod node;
 mod wallets;

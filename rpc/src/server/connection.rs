@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 use super::Shared;
 use super::envelope::{Envelope, Version, legacy_status};
 use super::http1::{BadRequest, Parser, Request, Response};
-use crate::backend::Ctx;
+use crate::backend::{Ctx, Services};
 use crate::code;
 use crate::error::RpcError;
 use crate::json::Value;
@@ -26,6 +26,10 @@ const WRONG_PASSWORD_PAUSE: Duration = Duration::from_millis(250);
 const AUTHORIZATION: &str = "Authorization";
 /// The path of a wallet's endpoint.
 const WALLET_PATH: &str = "/wallet/";
+/// Paths of ours for supervisors; Core knows none of them.
+const HEALTH_PATH: &str = "/health";
+const READY_PATH: &str = "/ready";
+const METRICS_PATH: &str = "/metrics";
 
 /// Serves a client. Ends when `closing` turns true and nothing is being answered.
 pub async fn serve(mut stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, mut closing: watch::Receiver<bool>) {
@@ -97,6 +101,9 @@ async fn answer(request: &Request, peer: SocketAddr, shared: &Shared) -> Respons
     if !matches!(request.method.as_str(), "GET" | "POST" | "HEAD" | "PUT") {
         return Response::empty(405);
     }
+    if matches!(request.target.as_str(), HEALTH_PATH | READY_PATH | METRICS_PATH) {
+        return observe(request, shared).await;
+    }
     let wallet_name = request.target.strip_prefix(WALLET_PATH).map(url_decode);
     if request.target != "/" && wallet_name.is_none() {
         return Response::empty(404);
@@ -129,6 +136,46 @@ async fn answer(request: &Request, peer: SocketAddr, shared: &Shared) -> Respons
         uri: request.target.clone(),
     };
     json_rpc(&request.body, &ctx, shared).await
+}
+
+/// Whether the process lives and does its work, for supervisors, without credentials; figures, with them.
+async fn observe(request: &Request, shared: &Shared) -> Response {
+    if !matches!(request.method.as_str(), "GET" | "HEAD") {
+        return Response::empty(405);
+    }
+    let services = shared.dispatcher.services();
+    match request.target.as_str() {
+        HEALTH_PATH => Response::text(200, "ok\n"),
+        READY_PATH => {
+            let stopping = shared.interrupted.load(Ordering::Relaxed).then(|| "stopping".to_owned());
+            let why = stopping.or_else(|| services.kernel.warmup());
+            match blocking(services, |services| services.control.not_ready()).await {
+                _ if why.is_some() => Response::text(503, &format!("{}\n", why.unwrap_or_default())),
+                Some(Some(why)) => Response::text(503, &format!("{why}\n")),
+                Some(None) => Response::text(200, "ready\n"),
+                None => Response::empty(500),
+            }
+        }
+        _ if user(request, shared).is_none() => {
+            if request.header(AUTHORIZATION).is_some() {
+                tokio::time::sleep(WRONG_PASSWORD_PAUSE).await;
+            }
+            Response::unauthorized()
+        }
+        _ => match blocking(services, |services| services.control.metrics()).await {
+            Some(Some(figures)) => Response::text(200, &figures),
+            _ => Response::empty(404),
+        },
+    }
+}
+
+/// Asks the node on a thread that may wait.
+async fn blocking<T: Send + 'static>(
+    services: &Arc<Services>,
+    ask: impl FnOnce(&Services) -> T + Send + 'static,
+) -> Option<T> {
+    let services = Arc::clone(services);
+    tokio::task::spawn_blocking(move || ask(&services)).await.ok()
 }
 
 async fn json_rpc(body: &[u8], ctx: &Ctx, shared: &Shared) -> Response {

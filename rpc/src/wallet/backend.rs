@@ -5,6 +5,7 @@
 //! arrive and leave typed, and only the rendering functions beside this module write text. The node implements the
 //! first two; `ledger.rs` implements the third for `tss_wallet::wallet::Wallet`; tests have a twin of all three.
 
+mod guard;
 mod records;
 mod spend;
 
@@ -16,6 +17,7 @@ use bitcoin::{Address, Amount, Network, OutPoint, Psbt, Script, Transaction, Txi
 
 use crate::error::RpcError;
 
+pub use guard::{AuditCheck, AuditEntry, Blame, Guarded, Payment, PendingApproval, PolicyAnswer, PolicyInfo};
 pub use records::{
     Balances, BlockRef, BookEntry, CoinState, DescriptorView, InBlock, KeyView, Ledger, LedgerInfo, Movement, Purpose,
     Replaceable, Unspent, UnspentFilter, WalletTx,
@@ -242,10 +244,12 @@ pub struct SigningSession {
     pub started: u64,
     pub expires: u64,
     pub waiting_for: Vec<String>,
+    /// Why it failed.
+    pub error: Option<String>,
 }
 
 #[async_trait]
-pub trait WalletHandle: Send + Sync {
+pub trait WalletHandle: Guarded {
     fn name(&self) -> &str;
     fn settings(&self) -> WalletSettings;
     fn encryption(&self) -> Encryption;
@@ -275,6 +279,8 @@ pub trait WalletHandle: Send + Sync {
     async fn fund(&self, request: &SpendRequest) -> Result<Funded>;
     /// Funds, signs by the quorum, records, broadcasts. A failure to fund has code −6 here; one to sign, −4.
     async fn send(&self, request: &SpendRequest, note: &SendNote) -> Result<Sent>;
+    /// The same, without waiting: gives the session that `listsigningsessions` shows.
+    async fn send_later(&self, request: &SpendRequest, note: &SendNote) -> Result<String>;
     /// Records and broadcasts a signed transaction of this wallet.
     async fn commit(&self, tx: Transaction, note: &SendNote) -> Result<Txid>;
     async fn sign_transaction(

@@ -91,4 +91,5 @@ fn session_value(session: SigningSession) -> Value {
         .with("started", session.started)
         .with("expires", session.expires)
         .with("waiting_for", Value::arr(session.waiting_for))
+        .with_opt("error", session.error)
 }

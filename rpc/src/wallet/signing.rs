@@ -164,7 +164,7 @@ pub(super) async fn walletprocesspsbt(ctx: Ctx, args: Args) -> RpcResult {
 }
 
 /// −22 in the words of Core's own reader.
-async fn refusal(ctx: &Ctx, text: &str, reason: &psbt::DecodeError) -> RpcError {
+pub(super) async fn refusal(ctx: &Ctx, text: &str, reason: &psbt::DecodeError) -> RpcError {
     match ctx.kernel("decodepsbt", Value::arr([text]).compact()).await {
         Ok(_) => undecodable(format!("TX decode failed {reason}")),
         Err(error) => error,

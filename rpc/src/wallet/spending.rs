@@ -24,6 +24,7 @@ pub(super) async fn sendtoaddress(ctx: Ctx, args: Args) -> RpcResult {
         comment: params::nonempty(args.opt_str(2)?),
         comment_to: params::nonempty(args.opt_str(3)?),
         idempotency_key: params::nonempty(args.opt_str(11)?),
+        detached: !args.opt_bool(12)?.unwrap_or(true),
     };
     let mut request = SpendRequest { shuffle: true, rbf: args.opt_bool(5)?, ..SpendRequest::default() };
     request.avoid_reuse = Some(select::avoid_reuse(wallet.as_ref(), args.opt_bool(8)?)?);
@@ -47,6 +48,7 @@ pub(super) async fn sendmany(ctx: Ctx, args: Args) -> RpcResult {
         comment: params::nonempty(args.opt_str(3)?),
         comment_to: None,
         idempotency_key: params::nonempty(args.opt_str(10)?),
+        detached: !args.opt_bool(11)?.unwrap_or(true),
     };
     let mut request = SpendRequest { shuffle: true, rbf: args.opt_bool(5)?, ..SpendRequest::default() };
     set_fee(&mut request, args.get(6), args.get(7), args.get(8))?;
@@ -66,6 +68,9 @@ fn set_fee(request: &mut SpendRequest, target: &Value, mode: &Value, rate: &Valu
 async fn send_money(wallet: &dyn WalletHandle, request: SpendRequest, note: SendNote, verbose: bool) -> RpcResult {
     select::ensure_unlocked(wallet)?;
     select::ensure_keys(wallet)?;
+    if note.detached {
+        return Ok(Value::obj().with("session", wallet.send_later(&request, &note).await?));
+    }
     let Sent { txid, fee_reason } = wallet.send(&request, &note).await?;
     if verbose {
         return Ok(Value::obj().with("txid", txid).with("fee_reason", fee_reason.as_str()));

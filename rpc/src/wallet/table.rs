@@ -9,13 +9,24 @@ use crate::local;
 use crate::table::{Arg, Category, Kind, Method};
 
 use super::{
-    addresses, coins, descriptors, groupings, history, importing, lifecycle, locking, manage, quorum, received, rescan,
-    signing, spending, sweep, unavailable,
+    addresses, coins, descriptors, groupings, history, importing, lifecycle, locking, manage, oversight, policy,
+    quorum, received, rescan, signing, spending, sweep, unavailable,
 };
 
 /// All of them; the order is of no account, `help` sorts.
-pub const METHODS: &[&[Method]] =
-    &[MANAGE, ADDRESSES, COINS, HISTORY, SPENDING, SIGNING, KEYS, COSIGNERS, lifecycle::METHODS];
+pub const METHODS: &[&[Method]] = &[
+    MANAGE,
+    ADDRESSES,
+    COINS,
+    HISTORY,
+    SPENDING,
+    SIGNING,
+    KEYS,
+    COSIGNERS,
+    lifecycle::METHODS,
+    policy::METHODS,
+    oversight::METHODS,
+];
 
 const TXID: Arg = Arg::req("txid", Kind::Hex);
 const LOAD_ON_STARTUP: Arg = Arg::opt("load_on_startup", Kind::Bool);
@@ -25,6 +36,7 @@ const INCLUDE_IMMATURE: Arg = Arg::opt("include_immature_coinbase", Kind::Bool);
 const CONF_TARGET: Arg = Arg::opt("conf_target", Kind::Num);
 const ESTIMATE_MODE: Arg = Arg::opt("estimate_mode", Kind::Str);
 const FEE_RATE: Arg = Arg::opt("fee_rate", Kind::Amount);
+const WAIT: Arg = Arg::opt("wait", Kind::Bool).ours();
 const IDEMPOTENCY_KEY: Arg = Arg::opt("idempotency_key", Kind::Str).ours().text();
 
 const MANAGE: &[Method] = &[
@@ -283,9 +295,11 @@ const SPENDING: &[Method] = &[
             FEE_RATE,
             Arg::opt("verbose", Kind::Bool),
             IDEMPOTENCY_KEY,
+            WAIT,
         ],
         "Pays an amount to an address; the quorum signs. Returns the txid, or {\"txid\":hex,\"fee_reason\":str}.\n\
-         With an idempotency_key, a repeated call returns the same txid and never pays twice.",
+         With an idempotency_key, a repeated call returns the same txid and never pays twice. With wait=false it \
+         returns {\"session\":hex} at once, which listsigningsessions follows.",
         local!(spending::sendtoaddress),
     ),
     Method::wallet(
@@ -302,6 +316,7 @@ const SPENDING: &[Method] = &[
             FEE_RATE,
             Arg::opt("verbose", Kind::Bool),
             IDEMPOTENCY_KEY,
+            WAIT,
         ],
         "Pays several addresses in one transaction; the quorum signs. Returns as sendtoaddress does.",
         local!(spending::sendmany),

@@ -10,6 +10,9 @@ use async_trait::async_trait;
 use bitcoin::hashes::Hash;
 use bitcoin::{Address, Amount, BlockHash, Network, OutPoint, Psbt, Script, ScriptBuf, Transaction, Txid};
 
+use tss_wallet::MemberId;
+use tss_wallet::policy::Policy;
+
 use super::backend::*;
 use crate::error::{RpcError, code};
 
@@ -111,6 +114,7 @@ pub(super) struct Asked {
     pub address: Option<(String, AddressType)>,
     pub locked: Vec<OutPoint>,
     pub committed: Option<Transaction>,
+    pub policy: Option<Policy>,
 }
 
 pub(super) struct TwinWallet {
@@ -246,6 +250,11 @@ impl WalletHandle for TwinWallet {
         Ok(Sent { txid: Txid::all_zeros(), fee_reason: FeeReason::Fallback })
     }
 
+    async fn send_later(&self, request: &SpendRequest, _note: &SendNote) -> Result<String> {
+        self.asked.lock().unwrap().spend = Some(request.clone());
+        Ok("ab".to_owned())
+    }
+
     async fn commit(&self, tx: Transaction, _note: &SendNote) -> Result<Txid> {
         self.asked.lock().unwrap().committed = Some(tx.clone());
         Ok(tx.compute_txid())
@@ -328,6 +337,71 @@ impl WalletHandle for TwinWallet {
 
     async fn suspend(&self, _peerid: &str, _reason: Option<&str>) -> Result<()> {
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Guarded for TwinWallet {
+    fn signing_policy(&self) -> Result<PolicyInfo> {
+        let policy = self.asked.lock().unwrap().policy.clone();
+        Ok(PolicyInfo { version: u64::from(policy.is_some()), policy, members: 3, threshold: 2 })
+    }
+
+    async fn set_signing_policy(&self, policy: Policy) -> Result<u64> {
+        self.asked.lock().unwrap().policy = Some(policy);
+        Ok(1)
+    }
+
+    async fn test_signing_policy(&self, psbt: Psbt) -> Result<PolicyAnswer> {
+        let payments = psbt.unsigned_tx.output.iter();
+        let payments = payments.map(|out| Payment { script: out.script_pubkey.clone(), amount: out.value }).collect();
+        let reason = Some("no rule of its policy allows this".to_owned());
+        Ok(PolicyAnswer { decision: "refuse".to_owned(), reason, payments, ..PolicyAnswer::default() })
+    }
+
+    fn pending_approvals(&self) -> Result<Vec<PendingApproval>> {
+        Ok(vec![PendingApproval {
+            id: "aa".to_owned(),
+            member: "12D3KooW".to_owned(),
+            coordinator: "12D3KooX".to_owned(),
+            txid: None,
+            transaction: vec![1, 2],
+            text: None,
+            payments: vec![Payment { script: script(OURS), amount: Amount::ONE_BTC }],
+            change: Amount::ZERO,
+            fee: Some(Amount::from_sat(141)),
+            agreed: Vec::new(),
+            rule: "large".to_owned(),
+            asked: 1,
+            expires: 851,
+        }])
+    }
+
+    async fn answer_approval(&self, id: &str, _rejection: Option<&str>) -> Result<()> {
+        if id == "aa" { Ok(()) } else { Err(refused()) }
+    }
+
+    async fn audit_log(&self, count: u64, skip: u64) -> Result<Vec<AuditEntry>> {
+        let entry =
+            |number| AuditEntry { number, kind: "request", outcome: "sign".to_owned(), ..AuditEntry::default() };
+        Ok((skip..skip + count.min(2)).map(entry).collect())
+    }
+
+    async fn verify_audit_log(&self) -> Result<AuditCheck> {
+        Ok(AuditCheck { entries: 2, head: "00".to_owned(), ..AuditCheck::default() })
+    }
+
+    fn blames(&self) -> Result<Vec<Blame>> {
+        Ok(vec![Blame { peerid: "12D3KooX".to_owned(), time: 7, ..Blame::default() }])
+    }
+
+    fn member_of(&self, peerid: &str) -> Result<MemberId> {
+        let number = peerid.strip_prefix("peer").and_then(|number| number.parse().ok());
+        number.map(|number| MemberId([number; 32])).ok_or_else(refused)
+    }
+
+    fn peerid_of(&self, member: &MemberId) -> String {
+        format!("peer{}", member.0[0])
     }
 }
 

@@ -154,6 +154,8 @@ pub struct SendNote {
     pub comment_to: Option<String>,
     /// The same key never pays twice.
     pub idempotency_key: Option<String>,
+    /// Nobody waits for the answer.
+    pub detached: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

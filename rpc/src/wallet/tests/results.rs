@@ -415,3 +415,57 @@ fn addresses_spent_together_are_one_group() {
     let groups = ask("listaddressgroupings", "[]").compact();
     assert_eq!(groups, format!("[[[\"{OURS}\",0.00000000,\"tabby\"]]]"));
 }
+
+#[test]
+fn a_policy_is_shown_as_it_was_set_and_what_it_leaves_out_is_strict() {
+    let policy = r#"{"max_fee":0.001,"max_feerate":20.5,"limits":[{"amount":1,"seconds":86400}],"messages":true,
+        "max_tip_age":null,"rules":[{"name":"small","action":"sign","max_amount":0.1,"recipients":["RECIPIENT"],
+        "coordinators":["peer1"],"hours":"22:00-06:30","limit":{"amount":"0.5","seconds":3600}},
+        {"name":"rest","action":"ask"}]}"#;
+    let set = ask("setsigningpolicy", &format!("[{}]", policy.replace("RECIPIENT", OURS)));
+    let shown = r#"{"version":1,"policy":{"max_fee":0.00100000,"max_feerate":20.500,"limits":[{"amount":1.00000000,"seconds":86400}],"any_sighash":false,"unknown_prevouts":false,"test_acceptance":true,"resign":false,"messages":true,"max_tip_age":null,"rules":[{"name":"small","action":"sign","max_amount":0.10000000,"recipients":["RECIPIENT"],"coordinators":["peer1"],"hours":"22:00-06:30","limit":{"amount":0.50000000,"seconds":3600}},{"name":"rest","action":"ask"}]},"limits_worth":[{"compromised":0,"factor":1},{"compromised":1,"factor":2}]}"#;
+    assert_eq!(set.compact(), shown.replace("RECIPIENT", OURS));
+    let none =
+        r#"{"version":0,"policy":null,"limits_worth":[{"compromised":0,"factor":1},{"compromised":1,"factor":2}]}"#;
+    assert_eq!(ask("getsigningpolicy", "[]").compact(), none);
+}
+
+#[test]
+fn a_policy_that_makes_no_sense_is_refused_by_what_is_wrong() {
+    let cases = [
+        (r#"{"rule":[]}"#, -3, "Unexpected key rule"),
+        (r#"{"max_fee":"x"}"#, -3, "Invalid amount"),
+        (r#"{"rules":[{"name":"a","action":"maybe"}]}"#, -8, "Invalid action \"maybe\", must be one of"),
+        (r#"{"rules":[{"name":"","action":"ask"}]}"#, -8, "Invalid policy: the name of a rule"),
+        (r#"{"rules":[{"name":"a","action":"ask","hours":"8-9"}]}"#, -8, "Invalid hours \"8-9\""),
+        (r#"{"rules":[{"name":"a","action":"ask","hours":"08:60-09:00"}]}"#, -8, "Invalid hours"),
+        (r#"{"rules":[{"name":"a","action":"ask","hours":"25:00-09:00"}]}"#, -8, "Invalid policy: rule \"a\""),
+        (r#"{"rules":[{"name":"a","action":"ask","recipients":["nobody"]}]}"#, -5, "\"nobody\" is neither"),
+        (
+            r#"{"rules":[{"name":"a","action":"ask","limit":{"amount":1,"seconds":0}}]}"#,
+            -8,
+            "Invalid policy: the window",
+        ),
+    ];
+    for (policy, code, text) in cases {
+        let error = call_at(&full(), None, "setsigningpolicy", &format!("[{policy}]")).unwrap_err();
+        assert_eq!(error.code, code, "{policy}: {error}");
+        assert!(error.message.contains(text), "{policy}: {error}");
+    }
+}
+
+#[test]
+fn approvals_log_and_blame_are_shown() {
+    let pending = ask("listpendingapprovals", "[]");
+    let row = pending.item(0);
+    assert_eq!(row.member("hex").as_str(), Some("0102"));
+    assert_eq!(row.member("payments").item(0).member("address").as_str(), Some(OURS));
+    assert_eq!(row.member("fee").compact(), "0.00000141");
+    assert_eq!(ask("approvesigning", "[\"aa\"]").compact(), "{\"id\":\"aa\",\"approved\":true}");
+    assert_eq!(ask("rejectsigning", "[\"aa\",\"no\"]").compact(), "{\"id\":\"aa\",\"approved\":false}");
+    assert_eq!(ask("getauditlog", "[5,3]").item(0).member("number").compact(), "3");
+    let error = call_at(&full(), None, "getauditlog", "[-1]").unwrap_err();
+    assert_eq!((error.code, error.message.as_str()), (-8, "Negative count"));
+    assert_eq!(keys(&ask("verifyauditlog", "[]")), ["valid", "entries", "head", "signature"]);
+    assert_eq!(ask("listblame", "[]").item(0).member("time").compact(), "7");
+}

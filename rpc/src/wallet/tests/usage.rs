@@ -69,7 +69,11 @@ fn every_wallet_method_of_core_is_there_with_its_arguments() {
         let name = usage.split(' ').next().unwrap();
         let ours: Vec<_> = method(name).usage().split(' ').map(str::to_owned).collect();
         let ours = ours.join(" ");
-        let shown = ours.replace(" idempotency_key", "").replace(" \"idempotency_key\"", "").replace(" quorum", "");
+        let shown = ours
+            .replace(" idempotency_key", "")
+            .replace(" wait", "")
+            .replace(" \"idempotency_key\"", "")
+            .replace(" quorum", "");
         assert_eq!(shown, *usage);
     }
     let core = METHODS.iter().copied().flatten().filter(|method| !method.new);
@@ -93,7 +97,16 @@ fn what_is_ours_is_marked_so() {
             "suspendcosigner",
             "resumecosigner",
             "deleteshare",
-            "verifysharebackup"
+            "verifysharebackup",
+            "getsigningpolicy",
+            "setsigningpolicy",
+            "testsigningpolicy",
+            "listpendingapprovals",
+            "approvesigning",
+            "rejectsigning",
+            "getauditlog",
+            "verifyauditlog",
+            "listblame"
         ]
     );
     for (name, argument) in

@@ -1,0 +1,242 @@
+//! From a checked request to a decision of this member: facts, mempool acceptance, policy, log.
+//!
+//! Owns no state; what is decided is written by [`Guard`](super::guard::Guard). Used alike by the coordinator for its
+//! own share and by every participant, and by the dry run, which writes nothing.
+
+use std::time::{Duration, Instant};
+
+use bitcoin::Transaction;
+use tss_wallet::audit::{Entry, Kind};
+use tss_wallet::policy::{Facts, Subject, Verdict};
+use tss_wallet::sign::{ECDSA_SHARE_ROUND, SCHNORR_SHARE_ROUND};
+use tss_wallet::wallet::keychain::ChainId;
+use tss_wallet::wallet::signing::{GroupSignature, SigningItem, apply_signatures};
+use tss_wallet::{MemberId, PartyIndex, SessionId, Signature};
+
+use super::approvals::{Approval, Payment};
+use super::check::{Checked, Own};
+use super::core::Core;
+use super::guard::Decision;
+use super::holding::Holding;
+use super::refusal::Refusal;
+use crate::wallets::chain_view::Tested;
+
+/// A parent that was sent a moment ago may not have arrived here yet.
+const PARENT_PATIENCE: Duration = Duration::from_millis(800);
+const PARENT_POLL: Duration = Duration::from_millis(40);
+/// Payments that an entry of the log spells out.
+const MAX_LOGGED_PAYMENTS: usize = 20;
+const SECONDS_OF_DAY: u64 = 24 * 60 * 60;
+
+/// Who asks, in what, and with whose consent.
+#[derive(Debug, Clone)]
+pub struct Asking {
+    pub coordinator: MemberId,
+    pub session: Option<SessionId>,
+    pub agreed: Vec<PartyIndex>,
+    /// How long a question to the operator stays open.
+    pub approval_seconds: u64,
+}
+
+/// This member's own knowledge of a wallet, for [`super::check::check`].
+pub fn own<'a>(core: &'a Core, holding: &'a Holding, marks: &'a [(ChainId, u32)]) -> Own<'a> {
+    Own { wallet: holding.wallet(), keys: holding.keys(), marks, chain: core.chain().as_ref() }
+}
+
+/// What a policy rests on.
+pub fn facts(core: &Core, coordinator: MemberId, checked: &Checked) -> Facts {
+    let chain = core.chain();
+    let now = chain.now();
+    let tip = chain.block_facts(&chain.tip().hash);
+    let current = !chain.is_initial_block_download();
+    Facts {
+        request: checked.request,
+        coordinator,
+        subject: checked.spend.clone().map_or(Subject::Message, Subject::Transaction),
+        block_time: tip.map(|tip| u64::from(tip.median_time)),
+        tip_age_seconds: tip.filter(|_| current).map(|tip| now.saturating_sub(u64::from(tip.time))),
+        time_of_day: u32::try_from(now % SECONDS_OF_DAY).ok(),
+    }
+}
+
+/// Whether Core's own rules let the transaction into this member's mempool, its signatures aside.
+fn acceptable(core: &Core, checked: &Checked) -> Result<(), Refusal> {
+    let Some(dummy) = &checked.dummy else { return Ok(()) };
+    let deadline = Instant::now() + PARENT_PATIENCE;
+    loop {
+        match core.chain().test_accept(dummy) {
+            Tested::Accepted | Tested::ScriptsFail => return Ok(()),
+            Tested::MissingInputs if Instant::now() < deadline => std::thread::sleep(PARENT_POLL),
+            Tested::MissingInputs => return Err(Refusal::Mempool("bad-txns-inputs-missingorspent".to_owned())),
+            Tested::Refused(reason) => return Err(Refusal::Mempool(reason)),
+        }
+    }
+}
+
+fn wants_acceptance(holding: &Holding) -> bool {
+    holding.guard().policy().policy.is_some_and(|policy| policy.test_acceptance)
+}
+
+/// Decides. Whatever comes out is in the log; a yes is durable once the guard has settled.
+pub fn decide(core: &Core, holding: &Holding, asking: &Asking, checked: &Checked) -> Result<Facts, Refusal> {
+    let facts = facts(core, asking.coordinator, checked);
+    let entry = entry(core, asking, checked);
+    if wants_acceptance(holding)
+        && let Err(refusal) = acceptable(core, checked)
+    {
+        let refused = Entry { outcome: "refuse".to_owned(), detail: format!("{}; {refusal}", entry.detail), ..entry };
+        note(holding, &refused);
+        return Err(refusal);
+    }
+    let question = question(core, holding, asking, checked);
+    match holding.guard().decide(&facts, entry, question) {
+        Ok(Decision::Sign) => Ok(facts),
+        Ok(Decision::Refuse(denial)) => Err(Refusal::Policy(denial)),
+        Ok(Decision::Wait { expires }) => {
+            tracing::info!(
+                wallet = holding.name(), request = %SessionId(facts.request), coordinator = %asking.coordinator, expires,
+                "a request waits for this node's operator (listpendingapprovals)"
+            );
+            Err(Refusal::NeedsApproval)
+        }
+        Err(error) => Err(Refusal::Storage(error.to_string())),
+    }
+}
+
+/// The last look before a share leaves: the policy of now still says yes.
+pub fn release(core: &Core, holding: &Holding, facts: &Facts, checked: &Checked) -> Result<(), Refusal> {
+    let now = self::facts(core, facts.coordinator, checked);
+    holding.guard().still(&now).map_err(Refusal::Policy)?;
+    let me = core.me();
+    if holding.suspended().contains(&me) {
+        return Err(Refusal::Suspended(super::peer_name(&me)));
+    }
+    if wants_acceptance(holding) { acceptable(core, checked) } else { Ok(()) }
+}
+
+/// What would be decided, with nothing written: the verdict, or what stands before the policy.
+pub fn would(core: &Core, holding: &Holding, checked: &Checked) -> Result<Verdict, Refusal> {
+    if wants_acceptance(holding) {
+        acceptable(core, checked)?;
+    }
+    Ok(holding.guard().would(&facts(core, core.me(), checked)))
+}
+
+/// Returns when what was decided is on the disk; before that no share leaves.
+pub fn settle(holding: &Holding) -> Result<(), Refusal> {
+    holding.guard().settle().map_err(|error| Refusal::Storage(error.to_string()))
+}
+
+/// After the end: what was signed is in the log, and whether this member's mempool takes it as it is.
+pub fn signed(core: &Core, holding: &Holding, asking: &Asking, checked: &Checked, signatures: &[Signature]) {
+    let finished = finished(checked, signatures).map(|tx| core.chain().test_accept(&tx));
+    let mut detail = format!("{} signatures", signatures.len());
+    match finished {
+        Some(Tested::Accepted) => detail.push_str("; acceptable to the mempool"),
+        Some(Tested::ScriptsFail) => detail.push_str("; its scripts fail"),
+        Some(Tested::MissingInputs) => detail.push_str("; it spends coins that are not there"),
+        Some(Tested::Refused(reason)) => {
+            tracing::info!(wallet = holding.name(), reason, "a finished transaction is not acceptable to the mempool");
+            detail.push_str(&format!("; refused by the mempool: {reason}"));
+        }
+        None => {}
+    }
+    note(holding, &Entry { kind: Kind::Signed, outcome: "signed".to_owned(), detail, ..entry(core, asking, checked) });
+}
+
+/// The transaction as it goes out, if this ceremony made all that it wants.
+fn finished(checked: &Checked, signatures: &[Signature]) -> Option<Transaction> {
+    let mut tx = checked.dummy.clone().filter(|_| checked.whole)?;
+    let items: Vec<SigningItem> = checked.items.iter().filter_map(|item| item.to_sign.clone()).collect();
+    let made: Vec<GroupSignature> = signatures.iter().map(group_signature).collect();
+    apply_signatures(&mut tx, &items, &made).ok()?;
+    Some(tx)
+}
+
+fn group_signature(signature: &Signature) -> GroupSignature {
+    match signature {
+        Signature::Ecdsa { signature, .. } => GroupSignature::Ecdsa(*signature),
+        Signature::Schnorr(signature) => GroupSignature::Schnorr(*signature),
+    }
+}
+
+/// Adds to the log; a failure is told to the operator and stops nothing that is done already.
+pub fn note(holding: &Holding, entry: &Entry) {
+    if let Err(error) = holding.guard().log(entry) {
+        tracing::error!(wallet = holding.name(), %error, "the audit log could not be written");
+    }
+}
+
+fn entry(core: &Core, asking: &Asking, checked: &Checked) -> Entry {
+    Entry {
+        time: core.chain().now(),
+        kind: Kind::Request,
+        request: Some(checked.request),
+        session: asking.session,
+        member: Some(asking.coordinator),
+        txid: checked.txid,
+        outcome: String::new(),
+        detail: described(core, checked),
+    }
+}
+
+/// The payments in words.
+fn described(core: &Core, checked: &Checked) -> String {
+    let Some(spend) = &checked.spend else { return "a message".to_owned() };
+    let mut out = String::from("pays ");
+    for (position, (script, amount)) in spend.recipients.iter().take(MAX_LOGGED_PAYMENTS).enumerate() {
+        if position > 0 {
+            out.push_str(", ");
+        }
+        let to = bitcoin::Address::from_script(script, core.network());
+        let to = to.map_or_else(|_| script.to_hex_string(), |address| address.to_string());
+        out.push_str(&format!("{} to {to}", amount.display_in(bitcoin::Denomination::Bitcoin)));
+    }
+    if spend.recipients.is_empty() {
+        out.push_str("nobody");
+    }
+    if let Some(more) = spend.recipients.len().checked_sub(MAX_LOGGED_PAYMENTS).filter(|more| *more > 0) {
+        out.push_str(&format!(" and {more} more"));
+    }
+    match spend.fee {
+        Some(fee) => out.push_str(&format!("; fee {}", fee.display_in(bitcoin::Denomination::Bitcoin))),
+        None => out.push_str("; fee unknown"),
+    }
+    out
+}
+
+fn question(core: &Core, holding: &Holding, asking: &Asking, checked: &Checked) -> Approval {
+    let now = core.chain().now();
+    let payments = checked.spend.iter().flat_map(|spend| &spend.recipients);
+    Approval {
+        coordinator: asking.coordinator,
+        txid: checked.txid,
+        transaction: checked.dummy.as_ref().map(unsigned).unwrap_or_default(),
+        text: checked.text.clone().unwrap_or_default(),
+        payments: payments
+            .map(|(script, amount)| Payment { script: script.to_bytes(), sat: amount.to_sat() })
+            .collect(),
+        change_sat: checked.change.to_sat(),
+        fee_sat: checked.spend.as_ref().and_then(|spend| spend.fee).map(bitcoin::Amount::to_sat),
+        agreed: asking.agreed.iter().filter_map(|party| holding.public().roster.member(*party).copied()).collect(),
+        rule: String::new(),
+        asked: now,
+        expires: now.saturating_add(asking.approval_seconds.clamp(1, super::approvals::OPEN_SECONDS_UNATTENDED)),
+        answer: None,
+    }
+}
+
+/// The transaction without what the dummy signatures put in.
+fn unsigned(dummy: &Transaction) -> Vec<u8> {
+    let mut tx = dummy.clone();
+    for input in &mut tx.input {
+        input.script_sig = bitcoin::ScriptBuf::new();
+        input.witness = bitcoin::Witness::new();
+    }
+    bitcoin::consensus::serialize(&tx)
+}
+
+/// Whether a message of this round carries what cannot be taken back: the sender's part of a signature.
+pub fn carries_share(round: u16, schnorr: bool) -> bool {
+    round >= u16::from(if schnorr { SCHNORR_SHARE_ROUND } else { ECDSA_SHARE_ROUND })
+}

@@ -1,0 +1,62 @@
+//! How many requests a member may make in a time: a bucket of tokens for each.
+
+use std::time::{Duration, Instant};
+
+/// Requests at once, and for each second after.
+pub const BURST: u32 = 1_024;
+pub const PER_SECOND: u32 = 256;
+
+/// The tokens of one member.
+#[derive(Debug, Clone, Copy)]
+pub struct Bucket {
+    tokens: u32,
+    at: Instant,
+}
+
+impl Bucket {
+    pub fn full(now: Instant) -> Self {
+        Self { tokens: BURST, at: now }
+    }
+
+    /// Takes a token; false if there is none.
+    pub fn take(&mut self, now: Instant) -> bool {
+        let due = now.saturating_duration_since(self.at).as_millis().saturating_mul(u128::from(PER_SECOND)) / 1_000;
+        let due = u32::try_from(due).unwrap_or(u32::MAX);
+        if due > 0 {
+            self.tokens = self.tokens.saturating_add(due).min(BURST);
+            self.at =
+                if self.tokens == BURST { now } else { self.at + Duration::from_secs(u64::from(due)) / PER_SECOND };
+        }
+        match self.tokens.checked_sub(1) {
+            Some(left) => {
+                self.tokens = left;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(bucket: &mut Bucket, now: Instant) -> u32 {
+        (0..2 * BURST).filter(|_| bucket.take(now)).count() as u32
+    }
+
+    #[test]
+    fn a_burst_is_let_through_and_then_so_many_a_second() {
+        let start = Instant::now();
+        let mut bucket = Bucket::full(start);
+        assert_eq!(taken(&mut bucket, start), BURST);
+        assert_eq!(taken(&mut bucket, start + Duration::from_millis(3)), 0);
+        assert_eq!(taken(&mut bucket, start + Duration::from_secs(1)), PER_SECOND);
+        let mut slow = 0;
+        for step in 1..=1_000 {
+            slow += u32::from(bucket.take(start + Duration::from_millis(1_000 + step)));
+        }
+        assert_eq!(slow, PER_SECOND);
+        assert_eq!(taken(&mut bucket, start + Duration::from_secs(3_600)), BURST);
+    }
+}
