@@ -18,6 +18,7 @@
 //! | [`lease`] | address indexes from t members |
 //! | [`check`], [`dummy`] | what a co-signer checks before it signs |
 //! | [`guard`], [`approvals`] | one share's policy, memory, log; what waits for its operator |
+//! | [`fence`] | members that were rolled back |
 //! | [`blame`] | accusations, with their evidence |
 //! | [`judge`] | from a checked request to a decision |
 //! | [`signing`], [`participant`] | a signature as its coordinator, and as a member |
@@ -33,6 +34,7 @@ pub mod core;
 pub mod devquorum;
 pub mod dummy;
 pub mod error;
+pub mod fence;
 pub mod guard;
 pub mod holding;
 pub mod judge;

@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | [`daemon`] | one node process, `keylessd` or `bitcoind` |
 //! | [`life`] | random lives of a wallet's shares |
+//! | [`rogue`] | a member that keeps to nothing, with a real identity and share |
 //! | [`rpc`] | JSON-RPC over HTTP, and amounts |
 //! | [`quorum`] | three and more `keylessd` that are one quorum |
 //! | [`script`] | scripts for a command-line client, and their transcripts |
@@ -16,6 +17,7 @@
 pub mod daemon;
 pub mod life;
 pub mod quorum;
+pub mod rogue;
 pub mod rpc;
 pub mod script;
 pub mod wait;

@@ -24,7 +24,7 @@ use super::redeal::join::Join;
 use super::refusal::Refusal;
 use super::sessions::{OpenError, SessionInfo, SessionKind, Sessions};
 use super::wire::{self, Blob, Frame, LeaseRange, Message, NO_WALLET, Status, Topic, WalletStatus};
-use super::{keygen, lease, redeal, signing};
+use super::{fence, keygen, lease, redeal, signing};
 use crate::metrics::metrics;
 use crate::wallets::chain_view::ChainView;
 
@@ -392,6 +392,7 @@ impl Core {
                 locked: holding.share().is_none(),
                 promised: redeal::promised(holding),
                 marks: holding.marks(),
+                yours: fence::of(holding, asker),
             })
             .collect();
         Status { version: wire::PROTOCOL_VERSION, tip_height: tip.height, tip: tip.hash, wallets }
@@ -522,6 +523,10 @@ impl Core {
             Message::Redeal(proposal) => redeal::proposed(self, from, topic, &proposal),
             Message::AskRepair(name) => redeal::asked_to_repair(self, from, topic, &name),
             Message::AskKeys => redeal::asked_for_keys(self, from, topic),
+            Message::Mark(mark) => {
+                let holding = self.holding(&topic.wallet).filter(|holding| holding.index_of(&from).is_some());
+                holding.iter().for_each(|holding| fence::heard(holding, from, &mark));
+            }
             // `open_first` lets nothing else through.
             _ => {}
         }

@@ -15,6 +15,7 @@ use tss_wallet::store::{Batch, Sync};
 use tss_wallet::{Family, WalletDb};
 
 use super::approvals::{Approval, Approvals};
+use super::fence::Fence;
 use super::holding::HoldingError;
 
 const POLICY_KEY: &[u8] = b"policy";
@@ -45,6 +46,7 @@ pub(super) struct State {
     pub book: SpendBook,
     pub head: Head,
     pub approvals: Approvals,
+    pub fence: Fence,
 }
 
 /// The guards of one share.
@@ -64,6 +66,8 @@ pub enum GuardError {
     Audit(#[from] AuditError),
     #[error("an approval cannot be read")]
     Approval,
+    #[error("the count of signatures cannot be read")]
+    Fence,
     #[error("it cannot be written")]
     Encode,
 }
@@ -107,7 +111,8 @@ impl Guard {
             super::approvals::OpenError::Store(error) => HoldingError::Store(error),
             super::approvals::OpenError::Damaged => damaged(GuardError::Approval),
         })?;
-        Ok(Self { db, state: Mutex::new(State { policy, book, head, approvals }) })
+        let fence = Self::open_fence(&db)?;
+        Ok(Self { db, state: Mutex::new(State { policy, book, head, approvals, fence }) })
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {

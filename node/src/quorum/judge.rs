@@ -16,6 +16,7 @@ use tss_wallet::{MemberId, PartyIndex, SessionId, Signature};
 use super::approvals::{Approval, Payment};
 use super::check::{Checked, Own};
 use super::core::Core;
+use super::fence;
 use super::guard::Decision;
 use super::holding::Holding;
 use super::refusal::Refusal;
@@ -79,6 +80,9 @@ fn wants_acceptance(holding: &Holding) -> bool {
 
 /// Decides. Whatever comes out is in the log; a yes is durable once the guard has settled.
 pub fn decide(core: &Core, holding: &Holding, asking: &Asking, checked: &Checked) -> Result<Facts, Refusal> {
+    if holding.guard().is_fenced() {
+        return Err(Refusal::Fenced);
+    }
     let facts = facts(core, asking.coordinator, checked);
     let entry = entry(core, asking, checked);
     if wants_acceptance(holding)
@@ -142,6 +146,7 @@ pub fn signed(core: &Core, holding: &Holding, asking: &Asking, checked: &Checked
         None => {}
     }
     note(holding, &Entry { kind: Kind::Signed, outcome: "signed".to_owned(), detail, ..entry(core, asking, checked) });
+    fence::announce(core, holding);
 }
 
 /// The transaction as it goes out, if this ceremony made all that it wants.

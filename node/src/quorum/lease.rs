@@ -15,6 +15,7 @@ use tss_wallet::{Epoch, MemberId};
 
 use super::core::Core;
 use super::error::{Missing, MissingList, QuorumError, peer_name};
+use super::fence;
 use super::holding::Holding;
 use super::link::{Heard, Link};
 use super::refusal::Refusal;
@@ -224,6 +225,7 @@ pub fn compare_marks(core: &Arc<Core>, member: MemberId) {
             continue;
         }
         holding.heard_of_epoch(row.epoch);
+        fence::compare(core, &holding, member, row.yours.as_ref());
         let before: BTreeMap<ChainId, u32> = holding.marks().into_iter().collect();
         if let Err(error) = holding.raise_marks(&row.marks) {
             tracing::warn!(wallet = holding.name(), %error, "address leases of other coordinators not stored");

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 pub const BURST: u32 = 1_024;
 pub const PER_SECOND: u32 = 256;
 
+const NANOS: u128 = 1_000_000_000;
+
 /// The tokens of one member.
 #[derive(Debug, Clone, Copy)]
 pub struct Bucket {
@@ -20,7 +22,7 @@ impl Bucket {
 
     /// Takes a token; false if there is none.
     pub fn take(&mut self, now: Instant) -> bool {
-        let due = now.saturating_duration_since(self.at).as_millis().saturating_mul(u128::from(PER_SECOND)) / 1_000;
+        let due = now.saturating_duration_since(self.at).as_nanos().saturating_mul(u128::from(PER_SECOND)) / NANOS;
         let due = u32::try_from(due).unwrap_or(u32::MAX);
         if due > 0 {
             self.tokens = self.tokens.saturating_add(due).min(BURST);

@@ -64,6 +64,8 @@ pub enum Refusal {
     Mempool(String),
     #[error("{0}")]
     Policy(Denial),
+    #[error("it was rolled back to an old state, and waits until enough members have told what they know of it")]
+    Fenced,
     #[error("its operator has not approved this yet")]
     NeedsApproval,
     #[error("its disk failed: {0}")]

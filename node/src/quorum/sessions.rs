@@ -13,9 +13,9 @@ use bitcoin::Txid;
 use tss_wallet::{MemberId, SessionId, WalletId};
 
 /// Sessions one co-signer takes part in at a time.
-pub const MAX_SESSIONS: usize = 256;
+pub const MAX_SESSIONS: usize = 480;
 /// Of these, sessions that one member started.
-pub const MAX_SESSIONS_PER_PEER: usize = 64;
+pub const MAX_SESSIONS_PER_PEER: usize = 256;
 /// Frames that wait at one session.
 const INBOX_FRAMES: usize = 256;
 /// Frames of one peer kept for sessions not yet open.
@@ -284,9 +284,15 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
 
-    fn info(id: u8, coordinator: u8) -> SessionInfo {
+    fn session(id: u16) -> SessionId {
+        let mut bytes = [0; 32];
+        bytes[..2].copy_from_slice(&id.to_be_bytes());
+        SessionId(bytes)
+    }
+
+    fn info(id: u16, coordinator: u8) -> SessionInfo {
         SessionInfo {
-            id: SessionId([id; 32]),
+            id: session(id),
             wallet: None,
             kind: SessionKind::Transaction,
             state: "open",
@@ -306,7 +312,7 @@ mod tests {
     #[test]
     fn early_frames_reach_the_session_when_it_opens() {
         let sessions = Sessions::default();
-        sessions.deliver(SessionId([1; 32]), MemberId([2; 32]), vec![7]);
+        sessions.deliver(session(1), MemberId([2; 32]), vec![7]);
         let inbox = sessions.open(info(1, 9)).unwrap();
         assert!(matches!(inbox.next(soon()), Some(Inbound::Frame { envelope, .. }) if envelope == [7]));
         assert!(inbox.next(soon()).is_none());
@@ -315,18 +321,19 @@ mod tests {
     #[test]
     fn a_peer_cannot_open_more_than_its_share() {
         let sessions = Sessions::default();
-        let held: Vec<Inbox> = (0..MAX_SESSIONS_PER_PEER as u8).map(|id| sessions.open(info(id, 9)).unwrap()).collect();
-        assert_eq!(sessions.open(info(200, 9)).err(), Some(OpenError::TooMany));
-        assert!(sessions.open(info(201, 8)).is_ok());
+        let held: Vec<Inbox> =
+            (0..MAX_SESSIONS_PER_PEER as u16).map(|id| sessions.open(info(id, 9)).unwrap()).collect();
+        assert_eq!(sessions.open(info(2_000, 9)).err(), Some(OpenError::TooMany));
+        assert!(sessions.open(info(2_001, 8)).is_ok());
         drop(held);
-        assert!(sessions.open(info(200, 9)).is_ok());
+        assert!(sessions.open(info(2_000, 9)).is_ok());
     }
 
     #[test]
     fn early_frames_of_a_peer_are_bounded() {
         let sessions = Sessions::default();
         for _ in 0..2 * EARLY_FRAMES_PER_PEER {
-            sessions.deliver(SessionId([1; 32]), MemberId([2; 32]), vec![0; 10]);
+            sessions.deliver(session(1), MemberId([2; 32]), vec![0; 10]);
         }
         assert_eq!(sessions.table().early.len(), EARLY_FRAMES_PER_PEER);
         sessions.peer_down(MemberId([2; 32]));

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tss_wallet::wallet::keychain::{ChainId, KeyId};
 use tss_wallet::{Envelope, EnvelopeError, Epoch, Expected, MemberId, SessionId, SigningIdentity, WalletId};
 
+use super::fence::Mark;
 use super::refusal::Refusal;
 
 /// Of the messages below.
@@ -151,6 +152,8 @@ pub struct WalletStatus {
     /// The highest epoch whose certificate it signed and does not hold complete.
     pub promised: Option<Epoch>,
     pub marks: Vec<(ChainId, u32)>,
+    /// What the asker has said of itself to this member.
+    pub yours: Option<Mark>,
 }
 
 /// Why shares are dealt again.
@@ -210,6 +213,8 @@ pub enum Message {
     AskRepair(String),
     /// The public keys of the epoch that the receiver holds?
     AskKeys,
+    /// How much the sender has signed.
+    Mark(Mark),
     // These belong to one.
     Status(Status),
     Accept,
@@ -250,6 +255,7 @@ impl Message {
                 | Self::Redeal(_)
                 | Self::AskRepair(_)
                 | Self::AskKeys
+                | Self::Mark(_)
         )
     }
 }
