@@ -66,15 +66,15 @@ pub fn read(args: &Args, genesis: &BlockHash, height: u32) -> Result<CosignerOpt
     let binds = args.get_all("-cosignerbind");
     let networked = !members.is_empty() || !binds.is_empty();
     let dev_quorum = dev_quorum(args, networked)?;
-    let threshold = threshold(args, members.len())?;
+    let threshold = threshold(args, networked.then_some(members.len()))?;
     let hello = Hello {
         network: args.chain_name(),
         genesis: genesis.to_byte_array(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
+    let discovery = args.get("-cosignerdiscovery").map_or(Ok(Discovery::default()), |text| text.parse());
+    let discovery = discovery.map_err(|error: cosigners::config::DiscoveryError| OptionError(error.to_string()))?;
     let network = if networked {
-        let discovery = args.get("-cosignerdiscovery").map_or(Ok(Discovery::default()), |text| text.parse());
-        let discovery = discovery.map_err(|error: cosigners::config::DiscoveryError| OptionError(error.to_string()))?;
         let listen = listen(args, &binds)?;
         Some(cosigners::Config { identity: identity.clone(), listen, members, discovery, hello, height })
     } else {
@@ -146,14 +146,20 @@ fn parse_dev_quorum(text: &str) -> Result<DevQuorum, OptionError> {
     Ok(quorum)
 }
 
-fn threshold(args: &Args, cosigners: usize) -> Result<Option<u8>, OptionError> {
+/// `cosigners`: how many others are configured, where this node is one of a quorum of nodes.
+fn threshold(args: &Args, cosigners: Option<usize>) -> Result<Option<u8>, OptionError> {
     let Some(text) = args.get("-threshold") else { return Ok(None) };
     let bad = |why: String| OptionError(format!("Invalid -threshold value '{text}': {why}"));
     let threshold: u8 = text.parse().map_err(|_| bad("not a whole number".to_owned()))?;
-    let members = cosigners.saturating_add(1);
     if threshold < 2 {
         return Err(bad("the threshold must be at least 2".to_owned()));
     }
+    let Some(cosigners) = cosigners else {
+        return Err(bad(
+            "it is about a quorum of nodes (-cosigner); embedded co-signers take theirs from -devquorum".to_owned()
+        ));
+    };
+    let members = cosigners.saturating_add(1);
     if usize::from(threshold) > members {
         return Err(bad(format!("the threshold is above the number of members, {members}")));
     }

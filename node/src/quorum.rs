@@ -22,6 +22,7 @@
 //! | [`blame`] | accusations, with their evidence |
 //! | [`judge`] | from a checked request to a decision |
 //! | [`signing`], [`participant`] | a signature as its coordinator, and as a member |
+//! | [`sharing`] | payments under way and labels, told to the other members |
 //! | [`coins`] | coins of payments that are being made: none is chosen by two coordinators |
 //! | [`switching`] | work that goes on over a switch of epochs |
 //! | [`devquorum`] | co-signers embedded in this process |
@@ -46,6 +47,7 @@ pub mod rate;
 pub mod redeal;
 pub mod refusal;
 pub mod sessions;
+pub mod sharing;
 pub mod signing;
 pub mod switching;
 pub mod wire;

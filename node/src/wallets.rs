@@ -38,6 +38,7 @@ mod locking;
 pub mod manager;
 pub mod options;
 mod pool;
+mod shared;
 mod sign;
 mod spend;
 

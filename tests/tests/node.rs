@@ -158,7 +158,10 @@ fn options_are_refused_as_bitcoind_refuses_them() {
         (&["-rpcport=99999"], "Error: Invalid port specified in -rpcport: '99999'"),
         (&["-devquorum=4/3"], "Error: Invalid -devquorum value '4/3': the threshold is above the number of members"),
         (&["-cosigner=nonsense"], "Error: Invalid -cosigner value 'nonsense': 'nonsense' is not a PeerId"),
-        (&["-threshold=2"], "Error: Invalid -threshold value '2': the threshold is above the number of members, 1"),
+        (
+            &["-threshold=2"],
+            "Error: Invalid -threshold value '2': it is about a quorum of nodes (-cosigner); embedded co-signers take theirs from -devquorum",
+        ),
         (
             &["-cosignerdiscovery=smoke", "-cosignerbind=/ip4/127.0.0.1/tcp/0"],
             "Error: Unknown -cosignerdiscovery value: 'smoke'",

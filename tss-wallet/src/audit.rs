@@ -181,7 +181,9 @@ mod tests {
         }
     }
 
-    fn log(count: u64) -> (Head, Vec<(Vec<u8>, Vec<u8>)>) {
+    type Rows = Vec<(Vec<u8>, Vec<u8>)>;
+
+    fn log(count: u64) -> (Head, Rows) {
         let mut head = Head::EMPTY;
         let mut rows = Vec::new();
         for number in 0..count {

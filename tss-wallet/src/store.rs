@@ -96,6 +96,12 @@ pub enum StoreError {
     },
 }
 
+/// RocksDB's two words for a database that somebody has open: another process, or this one.
+fn is_locked(error: &rocksdb::Error) -> bool {
+    let text = error.to_string();
+    error.kind() == rocksdb::ErrorKind::IOError && (text.contains("While lock file") || text.contains("lock hold by"))
+}
+
 /// Whether a write must be on the disk when the call returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sync {
@@ -166,11 +172,7 @@ impl WalletDb {
             ColumnFamilyDescriptor::new(family.name(), options)
         });
         let db = DB::open_cf_descriptors(&options, path, families).map_err(|error| {
-            if error.to_string().contains("lock") {
-                StoreError::InUse(path.to_owned())
-            } else {
-                StoreError::Database(error)
-            }
+            if is_locked(&error) { StoreError::InUse(path.to_owned()) } else { StoreError::Database(error) }
         })?;
         let store = Self { db, path: path.to_owned() };
         match store.get(Family::Keys, FORMAT_KEY)? {

@@ -34,7 +34,7 @@ impl CoinClaims {
     /// Takes all coins of a payment, or none: the position of the first that another coordinator has taken.
     pub fn take(&mut self, by: MemberId, txid: Txid, coins: &[OutPoint], now: Instant) -> Result<(), usize> {
         self.taken.retain(|_, taken| taken.until > now);
-        let other = |coin: &OutPoint| self.taken.get(coin).is_some_and(|taken| taken.by != by && taken.txid != txid);
+        let other = |coin: &OutPoint| self.taken.get(coin).is_some_and(|taken| taken.by != by);
         if let Some(position) = coins.iter().position(other) {
             return Err(position);
         }
@@ -112,7 +112,9 @@ mod tests {
         coins.take(ONE, txid(10), &[coin(1), coin(2)], now).unwrap();
         assert_eq!(coins.take(TWO, txid(11), &[coin(3), coin(2)], now), Err(1));
         coins.take(TWO, txid(11), &[coin(3)], now).unwrap();
-        // The same payment again, and the same coordinator's next attempt.
+        // The same payment by another is another caller's.
+        assert_eq!(coins.take(TWO, txid(10), &[coin(1)], now), Err(0));
+        // The next attempt, with other outputs or the same.
         coins.take(ONE, txid(10), &[coin(1), coin(2)], now).unwrap();
         coins.take(ONE, txid(12), &[coin(1)], now).unwrap();
     }

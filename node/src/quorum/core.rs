@@ -10,8 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use bitcoin::consensus::{deserialize, serialize};
-use bitcoin::{BlockHash, Network, Transaction};
+use bitcoin::{BlockHash, Network, OutPoint, Transaction};
 use keyless_p2p::cosigners::{Carrier, Event, Events, PeerId, peer_id_of, public_key_of};
 use rand::RngCore;
 use tokio::task::JoinHandle;
@@ -23,7 +22,8 @@ use super::rate::Bucket;
 use super::redeal::join::Join;
 use super::refusal::Refusal;
 use super::sessions::{OpenError, SessionInfo, SessionKind, Sessions};
-use super::wire::{self, Blob, Frame, LeaseRange, Message, NO_WALLET, Status, Topic, WalletStatus};
+use super::sharing::{self, AddressLabel};
+use super::wire::{self, Frame, LeaseRange, Message, NO_WALLET, Status, Topic, WalletStatus};
 use super::{fence, keygen, lease, redeal, signing};
 use crate::metrics::metrics;
 use crate::wallets::chain_view::ChainView;
@@ -56,6 +56,14 @@ pub trait Host: Send + Sync + 'static {
     fn wallet_left(&self, wallet: WalletId);
     /// Another coordinator holds these indexes now.
     fn leased_elsewhere(&self, wallet: WalletId, ranges: &[LeaseRange]);
+    /// The transaction of a wallet that spends a coin and may still confirm.
+    fn spender(&self, wallet: WalletId, coin: &OutPoint) -> Option<Transaction>;
+    /// A wallet's transactions in the mempool, parents first.
+    fn unconfirmed(&self, wallet: WalletId) -> Vec<Transaction>;
+    /// What a wallet's receiving addresses are called.
+    fn labels(&self, wallet: WalletId) -> Vec<AddressLabel>;
+    /// Another member says so. With `fill`, what has a label here keeps it.
+    fn labelled(&self, wallet: WalletId, labels: &[AddressLabel], fill: bool);
 }
 
 /// Whom this member makes wallets with, from its own configuration.
@@ -459,6 +467,7 @@ impl Core {
                 self.spawn(move |core| {
                     keygen::resolve_pending(core);
                     lease::compare_marks(core, member);
+                    sharing::catch_up(core, member);
                     core.tend();
                 });
             }
@@ -519,7 +528,8 @@ impl Core {
             Message::AskOutcome(ceremony) => keygen::asked(self, from, topic, ceremony),
             Message::Lease(ranges) => lease::asked(self, from, topic, &ranges),
             Message::Sign(request) => signing::asked(self, from, topic, request),
-            Message::Sent(transaction) => self.sent_by(from, &topic, &transaction.0),
+            Message::Sent(transactions) => sharing::sent_by(self, from, &topic, &transactions),
+            Message::Labels { fill, labels } => sharing::labels_by(self, from, &topic, fill, &labels),
             Message::Redeal(proposal) => redeal::proposed(self, from, topic, &proposal),
             Message::AskRepair(name) => redeal::asked_to_repair(self, from, topic, &name),
             Message::AskKeys => redeal::asked_for_keys(self, from, topic),
@@ -529,27 +539,6 @@ impl Core {
             }
             // `open_first` lets nothing else through.
             _ => {}
-        }
-    }
-
-    /// Tells the other members of a transaction that goes to the mempools.
-    pub fn announce(&self, holding: &Holding, transaction: &Transaction) {
-        let topic = self.fresh_topic(holding.wallet(), holding.epoch());
-        let message = Message::Sent(Blob(serialize(transaction)));
-        for member in holding.others().filter(|member| self.is_online(member)) {
-            self.send(&topic, 0, member, &message);
-        }
-    }
-
-    /// Another coordinator sent a transaction: it goes to this node's mempool, which checks it like any other.
-    fn sent_by(&self, from: MemberId, topic: &Topic, transaction: &[u8]) {
-        if self.holding(&topic.wallet).is_none_or(|holding| holding.index_of(&from).is_none()) {
-            return;
-        }
-        let Ok(transaction) = deserialize::<Transaction>(transaction) else { return };
-        if let Err(error) = self.chain.submit(&transaction, true) {
-            let txid = transaction.compute_txid();
-            tracing::info!(%from, %txid, %error, "a transaction sent by another member is not in this mempool");
         }
     }
 

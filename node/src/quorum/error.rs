@@ -78,7 +78,7 @@ fn missing_text(missing: &MissingList) -> String {
 /// Why a ceremony, a lease or a signature did not come about.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QuorumError {
-    #[error("key generation needs all {members} members; missing: {missing}")]
+    #[error("key generation needs all {members} members; not taking part: {missing}")]
     Absent { members: usize, missing: MissingList },
     #[error("key generation failed: {0}")]
     Ceremony(String),

@@ -21,6 +21,7 @@ use super::judge::{self, Asking};
 use super::link::{Heard, Link};
 use super::refusal::Refusal;
 use super::sessions::{OpenError, SessionKind};
+use super::sharing;
 use super::wire::{CoinChoice, Message, SignRequest, Subject, Topic};
 use crate::metrics::metrics;
 
@@ -122,7 +123,12 @@ fn take_part(
         return Err(Refusal::OtherTransaction);
     }
     let mut coins = match (request.coins, checked.txid) {
-        (CoinChoice::Wallet, Some(txid)) => Some(holding.take_coins(from, txid, &checked.inputs)?),
+        (CoinChoice::Wallet, Some(txid)) => {
+            if let Some(refusal) = sharing::refuse_spent(core, holding, from, &checked.inputs) {
+                return Err(refusal);
+            }
+            Some(holding.take_coins(from, txid, &checked.inputs)?)
+        }
         _ => None,
     };
     let kind = match request.subject {

@@ -14,6 +14,7 @@ use tss_wallet::{Envelope, EnvelopeError, Epoch, Expected, MemberId, SessionId, 
 
 use super::fence::Mark;
 use super::refusal::Refusal;
+use super::sharing::AddressLabel;
 
 /// Of the messages below.
 pub const PROTOCOL_VERSION: u32 = 3;
@@ -206,8 +207,13 @@ pub enum Message {
     Sign(SignRequest),
     /// What became of the wallet named in the envelope, made by the ceremony with this id?
     AskOutcome(SessionId),
-    /// A signed transaction of the wallet that goes to the mempools now: the members need not wait for its relay.
-    Sent(Blob),
+    /// Signed transactions of the wallet that are in the mempools: the members need not wait for their relay.
+    Sent(Vec<Blob>),
+    /// What receiving addresses are called. `fill`: only those that have no label yet.
+    Labels {
+        fill: bool,
+        labels: Vec<AddressLabel>,
+    },
     Redeal(Box<Proposal>),
     /// The sender has no usable share of this wallet: have the shares dealt again to it.
     AskRepair(String),
@@ -252,6 +258,7 @@ impl Message {
                 | Self::Sign(_)
                 | Self::AskOutcome(_)
                 | Self::Sent(_)
+                | Self::Labels { .. }
                 | Self::Redeal(_)
                 | Self::AskRepair(_)
                 | Self::AskKeys

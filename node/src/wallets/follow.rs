@@ -83,7 +83,7 @@ impl Loaded {
             FeedEvent::MempoolAdded { transaction } => self.mempool_added(transaction),
             FeedEvent::MempoolRemoved { txid, reason } => self.mempool_removed(txid, reason),
             FeedEvent::ChainStateFlushed { best } => self.flushed(best),
-            FeedEvent::TipChanged { .. } => Ok(()),
+            FeedEvent::TipChanged { .. } => self.send_unsent(),
         }
     }
 

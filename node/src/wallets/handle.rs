@@ -111,7 +111,12 @@ impl WalletHandle for Handle {
 
     async fn set_label(&self, script: &Script, label: &str) -> Result<()> {
         let (script, label) = (script.to_owned(), label.to_owned());
-        self.run(move |loaded| loaded.wallet().set_address_label(&script, &label).map_err(storage_error)).await
+        self.run(move |loaded| {
+            loaded.wallet().set_address_label(&script, &label).map_err(storage_error)?;
+            loaded.share_label(&script, &label);
+            Ok(())
+        })
+        .await
     }
 
     async fn keypool_refill(&self, size: Option<u32>) -> Result<()> {

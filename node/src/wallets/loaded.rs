@@ -83,6 +83,8 @@ pub struct Loaded {
     pub(super) next_resend: AtomicU64,
     /// Payments that nobody waits for, the oldest first.
     pub(super) detached: Mutex<VecDeque<DetachedSend>>,
+    /// Something sent before the start is not in the mempool yet: the chain may lack its coins still.
+    pub(super) unsent: AtomicBool,
 }
 
 impl Loaded {
@@ -112,6 +114,7 @@ impl Loaded {
             closed: AtomicBool::new(false),
             next_resend: AtomicU64::new(0),
             detached: Mutex::default(),
+            unsent: AtomicBool::new(false),
         }
     }
 

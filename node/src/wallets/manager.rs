@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bdk_chain::BlockId;
-use bitcoin::Network;
+use bitcoin::{Network, OutPoint, Transaction};
 use keyless_p2p::cosigners::{self, Carrier, PeerId, fingerprint, public_key_of};
 use keyless_rpc::error::{RpcError, code};
 use keyless_rpc::wallet::backend::{
@@ -32,6 +32,7 @@ use super::options::WalletOptions;
 use super::sign::quorum_error;
 use crate::metrics::Snapshot;
 use crate::quorum::devquorum::{Devquorum, Embedded, EmbeddedError};
+use crate::quorum::sharing::AddressLabel;
 use crate::quorum::wire::{Invitation, LeaseRange, PROTOCOL_VERSION};
 use crate::quorum::{Core, CoreConfig, Holding, Host, Layout, Policy, holding, keygen};
 
@@ -276,6 +277,10 @@ impl WalletManager {
 
     pub fn loaded(&self, name: &str) -> Option<Arc<Loaded>> {
         locked(&self.loaded).iter().find(|wallet| wallet.name == name).cloned()
+    }
+
+    fn of_quorum(&self, wallet: WalletId) -> Option<Arc<Loaded>> {
+        locked(&self.loaded).iter().find(|loaded| loaded.is_of(wallet)).cloned()
     }
 
     fn reserve(&self, name: &str) -> Result<Busy<'_>> {
@@ -795,9 +800,26 @@ impl Host for WalletManager {
         }
     }
 
+    fn spender(&self, wallet: WalletId, coin: &OutPoint) -> Option<Transaction> {
+        self.of_quorum(wallet)?.spender(coin)
+    }
+
+    fn unconfirmed(&self, wallet: WalletId) -> Vec<Transaction> {
+        self.of_quorum(wallet).map(|loaded| loaded.unconfirmed()).unwrap_or_default()
+    }
+
+    fn labels(&self, wallet: WalletId) -> Vec<AddressLabel> {
+        self.of_quorum(wallet).map(|loaded| loaded.labels()).unwrap_or_default()
+    }
+
+    fn labelled(&self, wallet: WalletId, labels: &[AddressLabel], fill: bool) {
+        if let Some(loaded) = self.of_quorum(wallet) {
+            loaded.labelled(labels, fill);
+        }
+    }
+
     fn leased_elsewhere(&self, wallet: WalletId, ranges: &[LeaseRange]) {
-        let found = locked(&self.loaded).iter().find(|loaded| loaded.is_of(wallet)).cloned();
-        let Some(loaded) = found else { return };
+        let Some(loaded) = self.of_quorum(wallet) else { return };
         let mut ledger = loaded.wallet();
         for range in ranges {
             let end = range.first.saturating_add(range.count);

@@ -100,7 +100,9 @@ impl Loaded {
             return self.take_imported(kind, false, Some(label));
         }
         let chain = ChainId::new(kind, Branch::External);
-        self.with_pool(chain, |wallet| wallet.new_address(label, kind)).map(|reserved| reserved.address)
+        let reserved = self.with_pool(chain, |wallet| wallet.new_address(label, kind))?;
+        self.share_label(&reserved.key.script, label);
+        Ok(reserved.address)
     }
 
     /// Hands out a change address.

@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bitcoin::absolute::LockTime;
 use bitcoin::{Amount, OutPoint, Transaction, Txid, Weight};
@@ -15,13 +15,15 @@ use keyless_rpc::wallet::backend::{Funded, SendNote, Sent, SpendRequest};
 use rand::seq::SliceRandom;
 use rand::{Rng, RngCore};
 use tss_wallet::wallet::Wallet;
+use tss_wallet::wallet::addresses::POOL_EMPTY;
 use tss_wallet::wallet::feed::SendNote as LedgerNote;
 use tss_wallet::wallet::locks::ClaimId;
 use tss_wallet::wallet::signing::{SighashChoice, SigningItem, apply_signatures};
 use tss_wallet::wallet::spend::{ChangeSpec, Draft, PresetInput, Recipient, SpendParams};
 
 use super::fees::{self, Chosen};
-use super::loaded::{Keys, Loaded, Quorum, storage_error};
+use super::follow::FollowError;
+use super::loaded::{Loaded, storage_error};
 use super::sign::SignFailure;
 use crate::quorum::approvals::{OPEN_SECONDS, OPEN_SECONDS_UNATTENDED};
 use crate::quorum::signing::Terms;
@@ -31,6 +33,8 @@ use crate::quorum::wire::CoinChoice;
 const MAX_CHAIN: u64 = 25;
 /// How often coins are chosen for one payment while other co-signers spend them.
 const MAX_DRAWS: u32 = 8;
+/// How often a change address is made ready for one choice of coins.
+const CHANGE_TRIES: u32 = 10;
 /// About as long as another co-signer's payment takes.
 const OTHER_PAYMENT: Duration = Duration::from_millis(60);
 /// A tip older than this gives no lock time against fee sniping.
@@ -177,22 +181,26 @@ impl Loaded {
         Ok(Sent { txid, fee_reason: chosen.reason })
     }
 
-    /// Chooses other coins as often as those chosen are in a payment that another co-signer makes at this moment.
+    /// Chooses other coins where those chosen are in a payment that another co-signer makes at this moment, and waits
+    /// for payments under way, here or there, where what they leave is not enough.
     fn pay_with_free_coins(&self, params: &SpendParams, note: &SendNote) -> Result<Transaction, RpcError> {
+        let deadline = Instant::now() + self.options.signing_timeout;
         let set_aside = fresh_claim();
-        let mut aside = false;
-        let mut draw = 0;
+        let mut draws = 0;
         let result = loop {
-            draw += 1;
-            match self.pay(params, note, draw >= MAX_DRAWS) {
-                Err(SignFailure::CoinTaken(coin)) if draw < MAX_DRAWS => {
-                    aside = self.wallet().claim(&[coin], set_aside).is_ok();
+            match self.pay(params, note, draws >= MAX_DRAWS) {
+                Err(SignFailure::CoinTaken(coin)) if draws < MAX_DRAWS => {
+                    draws += 1;
+                    if let Err(error) = self.wallet().claim(&[coin], set_aside) {
+                        tracing::debug!(wallet = self.name, %error, "a coin that another co-signer spends");
+                    }
                 }
-                // The coins that are left do not do: the other payment is about to end, or to give change.
-                Err(SignFailure::Other(error)) if aside && draw < MAX_DRAWS && no_coins(&error) => {
-                    aside = false;
+                // They are about to end, and may give change.
+                Err(SignFailure::Other(error))
+                    if no_coins(&error) && Instant::now() < deadline && !self.wallet().locks().claims().is_empty() =>
+                {
                     self.release_claim(set_aside);
-                    std::thread::sleep(jitter(OTHER_PAYMENT * draw));
+                    std::thread::sleep(jitter(OTHER_PAYMENT));
                 }
                 other => break other.map_err(RpcError::from),
             }
@@ -209,16 +217,15 @@ impl Loaded {
 
     /// One choice of coins, signed and written down.
     fn pay(&self, params: &SpendParams, note: &SendNote, last_draw: bool) -> Result<Transaction, SignFailure> {
-        self.prepare_change(params);
         let claim = fresh_claim();
-        let (draft, items) = {
-            let mut wallet = self.wallet();
-            let draft = draft(&mut wallet, params, self.options.max_aps_fee).map_err(insufficient)?;
-            let items = wallet
-                .signing_items(&draft.tx, SighashChoice::DEFAULT)
-                .ok_or_else(|| RpcError::wallet("Signing transaction failed"))?;
-            wallet.claim(&draft.outpoints(), claim).map_err(|error| RpcError::wallet(format!("Error: {error}")))?;
-            (draft, items)
+        let mut tries = 0;
+        let (draft, items) = loop {
+            self.prepare_change(params);
+            match self.draft_and_claim(params, claim) {
+                // Another payment of this moment took the address that was made ready.
+                Err(error) if tries < CHANGE_TRIES && error.message == POOL_EMPTY => tries += 1,
+                other => break other.map_err(insufficient)?,
+            }
         };
         let result = self.sign_and_commit(&draft, &items, note, last_draw);
         let mut wallet = self.wallet();
@@ -231,6 +238,16 @@ impl Loaded {
         drop(wallet);
         self.release_claim(claim);
         result
+    }
+
+    fn draft_and_claim(&self, params: &SpendParams, claim: ClaimId) -> Result<(Draft, Vec<SigningItem>), RpcError> {
+        let mut wallet = self.wallet();
+        let draft = draft(&mut wallet, params, self.options.max_aps_fee)?;
+        let items = wallet
+            .signing_items(&draft.tx, SighashChoice::DEFAULT)
+            .ok_or_else(|| RpcError::wallet("Signing transaction failed"))?;
+        wallet.claim(&draft.outpoints(), claim).map_err(|error| RpcError::wallet(format!("Error: {error}")))?;
+        Ok((draft, items))
     }
 
     fn sign_and_commit(
@@ -265,9 +282,7 @@ impl Loaded {
         }
         match self.chain.submit(tx, true) {
             Ok(()) => {
-                if let Some(Keys { holding, quorum: Quorum::Network(core) }) = self.keys() {
-                    core.announce(&holding, tx);
-                }
+                self.announce(tx);
                 if let Err(error) = self.mempool_added(tx) {
                     tracing::error!(wallet = self.name, %error, "a sent transaction could not be noted");
                 }
@@ -291,20 +306,40 @@ impl Loaded {
 
     /// After a start: nobody signs for the claims of before, and what was sent goes to the mempool again.
     pub(super) fn resume(&self) -> Result<(), RpcError> {
-        let pending: Vec<Transaction> = {
+        {
             let mut wallet = self.wallet();
             let stale: Vec<ClaimId> = wallet.locks().claims().into_keys().collect();
             for claim in stale {
                 wallet.release(claim).map_err(storage_error)?;
             }
+        }
+        self.unsent.store(true, Ordering::Relaxed);
+        self.send_unsent().map_err(storage_error)
+    }
+
+    /// What was sent before the start and is in no block goes to the mempool, as soon as the chain has its coins.
+    pub(super) fn send_unsent(&self) -> Result<(), FollowError> {
+        if !self.options.broadcast || !self.unsent.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let unsent: Vec<Transaction> = {
+            let wallet = self.wallet();
             let records = wallet.ledger().ordered();
             let unsent =
                 records.filter(|record| record.is_inactive() && !record.is_abandoned() && !record.tx.is_coinbase());
             unsent.map(|record| record.tx.as_ref().clone()).collect()
         };
-        for tx in pending {
-            if self.options.broadcast && self.chain.submit(&tx, false).is_ok() {
-                self.mempool_added(&tx).map_err(storage_error)?;
+        for tx in unsent {
+            match self.chain.submit(&tx, false) {
+                Ok(()) => {
+                    self.mempool_added(&tx)?;
+                    self.announce(&tx);
+                }
+                Err(error) => {
+                    let txid = tx.compute_txid();
+                    tracing::debug!(wallet = self.name, %txid, %error, "not in the mempool yet");
+                    self.unsent.store(true, Ordering::Relaxed);
+                }
             }
         }
         Ok(())

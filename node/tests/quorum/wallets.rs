@@ -127,3 +127,52 @@ async fn one_idempotency_key_pays_once() {
     assert_eq!(chain.mempool_len(), 1);
     node.manager.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_was_away_learns_of_payments_and_labels() {
+    let mut cluster = Cluster::new(3);
+    cluster.nodes[0].create("w").await.unwrap();
+    fund(&cluster.chain, &cluster.nodes[0].wallet("w")).await;
+    let hub = cluster.hub.clone();
+    let away = cluster.nodes.remove(2);
+    let coins = away.balance("w").await;
+    let peer = away.options.identity.peer_id();
+    hub.detach(&peer);
+    let told = cluster.nodes[0].wallet("w").new_address("told", AddressType::Bech32).await.unwrap();
+    send(&cluster.nodes[0].wallet("w"), coins - Amount::ONE_BTC).await.unwrap();
+    hub.attach(&peer);
+
+    let deadline = Instant::now() + std::time::Duration::from_secs(5);
+    loop {
+        let mut label = None;
+        away.wallet("w").read(&mut |ledger| label = ledger.label(&told.script_pubkey()));
+        if label.as_deref() == Some("told") && away.balance("w").await < Amount::ONE_BTC {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{label:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let error = send(&away.wallet("w"), Amount::from_int_btc(8)).await.unwrap_err();
+    assert_eq!(error.message, "Insufficient funds");
+    cluster.nodes.push(away);
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn payments_of_all_members_at_once_spend_no_coin_twice() {
+    let cluster = Cluster::new(3);
+    cluster.nodes[0].create("w").await.unwrap();
+    fund(&cluster.chain, &cluster.nodes[0].wallet("w")).await;
+    let sends = cluster.nodes.iter().flat_map(|node| {
+        let wallet = node.wallet("w");
+        (0..4).map(move |_| {
+            let wallet = wallet.clone();
+            tokio::spawn(async move { send(&wallet, Amount::ONE_BTC).await })
+        })
+    });
+    for sent in sends.collect::<Vec<_>>() {
+        sent.await.unwrap().unwrap();
+    }
+    assert_eq!(cluster.chain.mempool_len(), 12);
+    cluster.shutdown().await;
+}

@@ -12,11 +12,14 @@ use super::keychain::{AddressType, Branch, ChainId, KeyId, KeyInfo};
 use super::labels::Purpose;
 use super::storage::{Durability, StorageError};
 
+/// Core's words for an empty pool.
+pub const POOL_EMPTY: &str = "Error: Keypool ran out, please call keypoolrefill first";
+
 /// Why no address was handed out.
 #[derive(Debug, thiserror::Error)]
 pub enum AddressError {
     /// The quorum must confirm more indexes first; Core's text for an empty pool.
-    #[error("Error: Keypool ran out, please call keypoolrefill first")]
+    #[error("{POOL_EMPTY}")]
     PoolEmpty(ChainId),
     /// A wallet without a quorum has no active descriptor of this type.
     #[error("Error: No {0} addresses available.")]
@@ -126,6 +129,16 @@ impl Wallet {
         self.book.set(script, label, purpose);
         let row = self.book.row(script)?;
         self.storage.write(&[row], Durability::Promise)
+    }
+
+    /// Another member's word for a receiving address; `replace` changes one that has a label.
+    pub fn label_key(&mut self, id: KeyId, label: &str, replace: bool) -> Result<(), StorageError> {
+        let Some(key) = self.keys.derive(id) else { return Ok(()) };
+        let known = self.book.label(&key.script);
+        if known == Some(label) || (known.is_some_and(|known| !known.is_empty()) && !replace) {
+            return Ok(());
+        }
+        self.set_label(&key.script, label, Some(Purpose::Receive))
     }
 
     /// Core's `setlabel`: purpose "receive" for our own addresses, "send" for others.

@@ -271,12 +271,11 @@ impl Wallet {
                 None => continue,
             };
             let before = self.pool.used_end(key.chain);
-            if !self.pool.seen(key.chain, key.index) {
-                continue;
-            }
-            writes.push(self.pool.row(key.chain)?);
+            let fresh = self.pool.seen(key.chain, key.index);
             if key.chain.branch == Branch::External {
-                for index in before.min(key.index)..=key.index {
+                // One below was handed out by another coordinator.
+                let first = if fresh { before.min(key.index) } else { key.index };
+                for index in first..=key.index {
                     let Some(info) = self.keys.derive(super::keychain::KeyId { chain: key.chain, index }) else {
                         continue;
                     };
@@ -286,6 +285,10 @@ impl Wallet {
                     }
                 }
             }
+            if !fresh {
+                continue;
+            }
+            writes.push(self.pool.row(key.chain)?);
             let end = self.pool.range_end(key.chain, self.options.keypool_size);
             self.keys.want(key.chain, end);
             self.keys.top_up(usize::MAX);
