@@ -50,6 +50,7 @@ pub mod sessions;
 pub mod sharing;
 pub mod signing;
 pub mod switching;
+mod unplaced;
 pub mod wire;
 
 pub use self::core::{Core, CoreConfig, Host, Layout, Policy};

@@ -23,6 +23,7 @@ use super::redeal::join::Join;
 use super::refusal::Refusal;
 use super::sessions::{OpenError, SessionInfo, SessionKind, Sessions};
 use super::sharing::{self, AddressLabel};
+use super::unplaced::Unplaced;
 use super::wire::{self, Frame, LeaseRange, Message, NO_WALLET, Status, Topic, WalletStatus};
 use super::{fence, keygen, lease, redeal, signing};
 use crate::metrics::metrics;
@@ -153,6 +154,7 @@ pub struct Core {
     rates: Mutex<HashMap<MemberId, Bucket>>,
     /// Members that let a deadline pass and were not heard since.
     suspects: Mutex<BTreeSet<MemberId>>,
+    pub(super) unplaced: Mutex<Unplaced>,
     stopping: AtomicBool,
     task: Mutex<Option<JoinHandle<()>>>,
     runtime: tokio::runtime::Handle,
@@ -185,6 +187,7 @@ impl Core {
             opening: Mutex::default(),
             rates: Mutex::default(),
             suspects: Mutex::default(),
+            unplaced: Mutex::default(),
             stopping: AtomicBool::new(false),
             task: Mutex::default(),
             runtime: tokio::runtime::Handle::current(),

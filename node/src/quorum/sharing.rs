@@ -5,6 +5,8 @@
 //! beyond its worth: a transaction goes to the receiver's own mempool, which checks it; a label is a word for an address
 //! that the receiver derives itself.
 
+use std::sync::{MutexGuard, PoisonError};
+
 use bitcoin::consensus::encode::{deserialize, serialize};
 use bitcoin::{OutPoint, Transaction};
 use serde::{Deserialize, Serialize};
@@ -14,6 +16,7 @@ use tss_wallet::wallet::keychain::KeyId;
 use super::core::Core;
 use super::holding::Holding;
 use super::refusal::Refusal;
+use super::unplaced::Unplaced;
 use super::wire::{Blob, Message, Topic};
 
 /// Labels in one message.
@@ -77,11 +80,29 @@ pub fn sent_by(core: &Core, from: MemberId, topic: &Topic, transactions: &[Blob]
     }
     for transaction in transactions {
         let Ok(transaction) = deserialize::<Transaction>(&transaction.0) else { return };
-        if let Err(error) = core.chain.submit(&transaction, true) {
-            let txid = transaction.compute_txid();
-            tracing::info!(%from, %txid, %error, "a transaction sent by another member is not in this mempool");
-        }
+        place(core, transaction, Some(from));
     }
+}
+
+fn place(core: &Core, transaction: Transaction, from: Option<MemberId>) {
+    let Err(error) = core.chain.submit(&transaction, true) else { return };
+    if let Some(from) = from {
+        let txid = transaction.compute_txid();
+        tracing::info!(%from, %txid, %error, "a transaction sent by another member is not in this mempool");
+    }
+    unplaced(core).keep(transaction, &error.0);
+}
+
+/// The chain has grown: what the mempool could not take before may fit now.
+pub fn place_again(core: &Core) {
+    let waiting = unplaced(core).take();
+    for transaction in waiting {
+        place(core, transaction, None);
+    }
+}
+
+fn unplaced(core: &Core) -> MutexGuard<'_, Unplaced> {
+    core.unplaced.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Cuts a list so that each part is sent in one message; a single transaction always fits.

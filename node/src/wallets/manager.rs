@@ -32,7 +32,7 @@ use super::options::WalletOptions;
 use super::sign::quorum_error;
 use crate::metrics::Snapshot;
 use crate::quorum::devquorum::{Devquorum, Embedded, EmbeddedError};
-use crate::quorum::sharing::AddressLabel;
+use crate::quorum::sharing::{self, AddressLabel};
 use crate::quorum::wire::{Invitation, LeaseRange, PROTOCOL_VERSION};
 use crate::quorum::{Core, CoreConfig, Holding, Host, Layout, Policy, holding, keygen};
 
@@ -236,6 +236,7 @@ impl WalletManager {
         let _applying = locked(&self.applying);
         if let (Queued::Event(FeedEvent::TipChanged { height }), Some(core)) = (event, self.core.get()) {
             core.carrier().set_height(*height);
+            sharing::place_again(core);
         }
         let wallets = locked(&self.loaded).clone();
         for wallet in wallets {
