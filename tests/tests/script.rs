@@ -14,7 +14,7 @@ use keyless_tests::{Daemon, Options};
 const TRANSCRIPT: &str = include_str!("../transcripts/wallet.transcript");
 
 /// Arguments that Keyless adds to Core's commands.
-const ADDED_ARGUMENTS: [&str; 2] = [" quorum", " \"idempotency_key\""];
+const ADDED_ARGUMENTS: [&str; 3] = [" quorum", " \"idempotency_key\"", " wait"];
 
 /// Values that are random in Core too (where the change goes), or that say which program it is.
 const FREE_VALUES: [&str; 3] = ["\"vout\": ", "\"changepos\": ", "\"format\": "];
