@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use bitcoin::absolute::LockTime;
 use bitcoin::block::{Header, Version};
@@ -26,13 +27,14 @@ struct State {
 }
 
 pub struct FakeChain {
+    started: Instant,
     state: Mutex<State>,
 }
 
 impl FakeChain {
     pub fn new() -> Self {
         let genesis = bitcoin::constants::genesis_block(Network::Regtest);
-        Self { state: Mutex::new(State { blocks: vec![genesis], ..State::default() }) }
+        Self { started: Instant::now(), state: Mutex::new(State { blocks: vec![genesis], ..State::default() }) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -116,7 +118,7 @@ impl ChainView for FakeChain {
     }
 
     fn now(&self) -> u64 {
-        u64::from(self.state().blocks.last().unwrap().header.time)
+        u64::from(self.state().blocks.last().unwrap().header.time) + self.started.elapsed().as_secs()
     }
 
     fn tip(&self) -> BlockRef {
