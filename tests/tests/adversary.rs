@@ -340,6 +340,9 @@ fn a_malicious_coordinator_gets_no_signature_outside_the_policies() {
     println!("{refused} requests refused by name, 0 signatures outside the policies");
 }
 
+/// Requests for each time that the liar shall be asked.
+const TRIES: usize = 12;
+
 const BEHAVIOURS: [Behaviour; 9] = [
     Behaviour::Silent,
     Behaviour::Stalls { round: 2 },
@@ -365,13 +368,17 @@ fn signing_finishes_beside_a_malicious_signer_and_no_honest_member_is_blamed() {
     until_true("the rogue is online", DEADLINE, || quorum.online(0) == 2);
     let rogue_id = quorum.peer_ids[2].clone();
     let (mut signed, mut delays) = (0, Vec::new());
-    for behaviour in BEHAVIOURS {
-        for kind in [AddressType::Bech32m, AddressType::Bech32] {
-            for _ in 0..rounds() {
+    for kind in [AddressType::Bech32m, AddressType::Bech32] {
+        for behaviour in BEHAVIOURS {
+            let mut asked_in = 0;
+            // The coordinator takes whom it likes best: tried again until it was the liar, unless it knows better.
+            for _ in 0..TRIES * rounds() {
                 let wallet = quorum.wallet(0, "w");
                 let coin = coins(&wallet, kind)[0].clone();
                 let (psbt, _, _) = payment(&rogue, &coin, 10_000_000);
                 let hex = bitcoin::consensus::encode::serialize_hex(&psbt.unsigned_tx);
+                // Whoever speaks is no longer suspected of being gone.
+                rogue.send(member(&quorum, 0), &rogue.topic(), 0, &Message::Probe);
                 let (stop, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
                 let took = std::thread::scope(|scope| {
                     scope.spawn(|| rogue.misbehave(behaviour, &stop, &asked));
@@ -385,8 +392,13 @@ fn signing_finishes_beside_a_malicious_signer_and_no_honest_member_is_blamed() {
                 signed += 1;
                 if asked.load(Ordering::Relaxed) > 0 {
                     delays.push(took);
+                    asked_in += 1;
+                }
+                if asked_in >= rounds() {
+                    break;
                 }
             }
+            println!("{kind}, {behaviour:?}: the liar was asked {asked_in} times");
         }
     }
     delays.sort();
@@ -401,7 +413,7 @@ fn signing_finishes_beside_a_malicious_signer_and_no_honest_member_is_blamed() {
     let most = delays.last().copied().unwrap_or_default();
     println!("{signed} signatures, {} with the liar asked: median {median:?}, most {most:?}", delays.len());
     println!("{} accusations, all of the liar", blamed.len());
-    assert!(delays.len() >= 3, "the liar was hardly asked");
+    assert!(delays.len() >= 9, "the liar was hardly asked");
     assert!(median <= Duration::from_secs(2) && most <= Duration::from_secs(5), "median {median:?}, most {most:?}");
 }
 
