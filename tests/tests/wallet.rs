@@ -3,6 +3,8 @@
 //! Lengths come from the environment where `contrib/long` sets them; without, each test takes seconds.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "wallet/client.rs"]
+mod client;
 #[path = "wallet/libraries.rs"]
 mod libraries;
 #[path = "wallet/payments.rs"]

@@ -109,18 +109,22 @@ fn memory_mib(live: &Live) -> u64 {
 fn grow(live: &mut Live, runs: &Runs) {
     let (name, wallet) = live.next_wallet();
     let mut crowd = Crowd::new(&live.quorum.members[0].rpc());
-    let (mut growth, mut memory, mut made) = (Growth { rows: Vec::new() }, vec![memory_mib(live)], 0);
+    let (mut growth, mut memory) = (Growth { rows: Vec::new() }, vec![memory_mib(live)]);
+    let count = || {
+        let info = wallet.call("getwalletinfo", json!([]));
+        usize::try_from(info["txcount"].as_u64().expect("a count")).expect("it fits")
+    };
     for size in runs.sizes {
         let start = Instant::now();
-        let sends = size / PER_SEND - made / PER_SEND;
-        let coins = crowd.pay(&wallet, type_name(GROWN), size - made - sends);
+        let missing = size - count();
+        let sends = missing / PER_SEND;
+        let coins = crowd.pay(&wallet, type_name(GROWN), missing - sends);
         live.quorum.sync_blocks();
         send_all(live, &wallet, &coins, sends);
-        until_true("the wallet has them all", FOLLOW_DEADLINE, || {
-            wallet.call("getwalletinfo", json!([]))["txcount"] == json!(size)
-        });
-        made = *size;
-        eprintln!("{made} transactions; the last of them took {:.0} s", start.elapsed().as_secs_f64());
+        until_true("the wallet has them all", FOLLOW_DEADLINE, || count() == *size);
+        let coins = wallet.call("listunspent", json!([])).as_array().expect("a list").len();
+        let seconds = start.elapsed().as_secs_f64();
+        eprintln!("{size} transactions, {coins} coins; the last {missing} took {seconds:.0} s");
         measure(live, &name, &wallet, runs, &mut growth);
         memory.push(memory_mib(live));
     }
