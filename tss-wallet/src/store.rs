@@ -7,6 +7,8 @@
 mod shares;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rocksdb::{ColumnFamilyDescriptor, DB, IteratorMode, Options, WriteBatch, WriteOptions};
 use thiserror::Error;
@@ -139,6 +141,8 @@ impl Batch {
 pub struct WalletDb {
     db: DB,
     path: PathBuf,
+    /// Something was written that is not synced yet and should be.
+    unsynced: AtomicBool,
 }
 
 impl std::fmt::Debug for WalletDb {
@@ -174,7 +178,7 @@ impl WalletDb {
         let db = DB::open_cf_descriptors(&options, path, families).map_err(|error| {
             if is_locked(&error) { StoreError::InUse(path.to_owned()) } else { StoreError::Database(error) }
         })?;
-        let store = Self { db, path: path.to_owned() };
+        let store = Self { db, path: path.to_owned(), unsynced: AtomicBool::new(false) };
         match store.get(Family::Keys, FORMAT_KEY)? {
             Some(format) if format == FORMAT => {}
             Some(_) => return Err(StoreError::Format(path.to_owned())),
@@ -256,6 +260,14 @@ impl WalletDb {
         Ok(self.db.flush_wal(true)?)
     }
 
+    /// The same, where something was written that is to be there soon.
+    ///
+    /// # Errors
+    /// Fails when the database does.
+    pub fn sync_if_due(&self) -> Result<(), StoreError> {
+        if self.unsynced.swap(false, Ordering::AcqRel) { self.sync() } else { Ok(()) }
+    }
+
     /// Writes a batch: all of it or nothing.
     ///
     /// # Errors
@@ -281,7 +293,7 @@ impl From<StoreError> for StorageError {
     }
 }
 
-impl Storage for std::sync::Arc<WalletDb> {
+impl Storage for Arc<WalletDb> {
     fn rows(&self, table: Table) -> Result<Rows, StorageError> {
         Ok(WalletDb::rows(self, table.into())?)
     }
@@ -295,7 +307,11 @@ impl Storage for std::sync::Arc<WalletDb> {
             };
         }
         let sync = if durability == Durability::Promise { Sync::Yes } else { Sync::No };
-        Ok(WalletDb::write(self, &batch, sync)?)
+        WalletDb::write(self, &batch, sync)?;
+        if durability == Durability::Soon {
+            self.unsynced.store(true, Ordering::Release);
+        }
+        Ok(())
     }
 }
 

@@ -160,6 +160,13 @@ impl Loaded {
         })
     }
 
+    /// Labels of new addresses do not wait for the disk one by one.
+    pub(super) fn sync_disk(&self) {
+        if let Err(error) = self.db.sync_if_due() {
+            tracing::error!(wallet = self.name, %error, "what was written may not be on the disk");
+        }
+    }
+
     /// Returns once the wallet has seen every block the node had when this was called. Blocks.
     pub fn sync(&self) {
         let tip = self.chain.tip();

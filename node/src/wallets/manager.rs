@@ -231,7 +231,10 @@ impl WalletManager {
     fn apply(&self, event: &Queued) {
         if matches!(event, Queued::Idle) {
             let wallets = locked(&self.loaded).clone();
-            return wallets.iter().for_each(|wallet| wallet.resend_when_due());
+            return wallets.iter().for_each(|wallet| {
+                wallet.sync_disk();
+                wallet.resend_when_due();
+            });
         }
         let _applying = locked(&self.applying);
         if let (Queued::Event(FeedEvent::TipChanged { height }), Some(core)) = (event, self.core.get()) {
@@ -746,6 +749,9 @@ fn is_normalized(name: &str) -> bool {
 fn close(wallet: &Loaded) {
     wallet.closed.store(true, std::sync::atomic::Ordering::Release);
     wallet.lock_turn(None);
+    if let Err(error) = wallet.wallet().settle() {
+        tracing::warn!(wallet = wallet.name, %error, "addresses set aside will not be given out");
+    }
     if let Some(Keys { quorum: Quorum::Embedded(embedded), .. }) = wallet.keys() {
         embedded.stop();
     }

@@ -1,7 +1,8 @@
 //! Handing out addresses, once each, from what the quorum confirmed; and the labels they carry.
 //!
 //! [`Wallet::propose_lease`] says what to ask of the quorum, [`Wallet::pool_confirmed`] writes down what it granted,
-//! [`Wallet::new_address`] hands out. An address is on the disk as handed out before its caller sees it.
+//! [`Wallet::new_address`] hands out. An address is on the disk as handed out before its caller sees it; one write sets
+//! a few aside, so that not every caller waits for the disk.
 
 use std::ops::Range;
 
@@ -97,14 +98,26 @@ impl Wallet {
         Ok(Reserved { key, address })
     }
 
-    /// Hands out a receiving address with a label.
+    /// Hands out a receiving address with a label. That the address is taken is on the disk when this returns, its
+    /// label a second later.
     pub fn new_address(&mut self, label: &str, address_type: AddressType) -> Result<Reserved, AddressError> {
         let chain = ChainId::new(address_type, Branch::External);
         let reserved = self.take(chain)?;
         self.book.set(&reserved.key.script, label, Some(Purpose::Receive));
-        let writes = [self.pool.row(chain)?, self.book.row(&reserved.key.script)?];
-        self.storage.write(&writes, Durability::Promise)?;
+        let labelled = self.book.row(&reserved.key.script)?;
+        if self.pool.is_set_aside(chain, reserved.key.index()) {
+            self.storage.write(&[labelled], Durability::Soon)?;
+        } else {
+            self.pool.set_aside(chain, reserved.key.index());
+            self.storage.write(&[self.pool.row(chain)?, labelled], Durability::Promise)?;
+        }
         Ok(reserved)
+    }
+
+    /// The last write before the wallet is put away: a later start goes on with the very next address.
+    pub fn settle(&mut self) -> Result<(), StorageError> {
+        let writes = self.pool.settle()?;
+        if writes.is_empty() { Ok(()) } else { self.storage.write(&writes, Durability::Promise) }
     }
 
     /// Hands out a change address.
@@ -138,7 +151,10 @@ impl Wallet {
         if known == Some(label) || (known.is_some_and(|known| !known.is_empty()) && !replace) {
             return Ok(());
         }
-        self.set_label(&key.script, label, Some(Purpose::Receive))
+        // That member has it on its disk; what is lost here is told again.
+        self.book.set(&key.script, label, Some(Purpose::Receive));
+        let row = self.book.row(&key.script)?;
+        self.storage.write(&[row], Durability::Soon)
     }
 
     /// Core's `setlabel`: purpose "receive" for our own addresses, "send" for others.

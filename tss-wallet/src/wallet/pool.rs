@@ -21,9 +21,23 @@ struct Lease {
     leased_end: u32,
     /// Above every index handed out here or seen in a transaction.
     used_end: u32,
+    /// On the disk, indexes below this count as handed out: those up to here need no write of their own.
+    #[serde(skip)]
+    set_aside: u32,
 }
 
 impl Lease {
+    /// As it stands on the disk: what is set aside is handed out.
+    fn as_stored(&self) -> Self {
+        let above = |(start, end): &(u32, u32)| (self.set_aside < *end).then(|| ((*start).max(self.set_aside), *end));
+        Self {
+            free: self.free.iter().filter_map(above).collect(),
+            leased_end: self.leased_end,
+            used_end: self.used_end.max(self.set_aside),
+            set_aside: 0,
+        }
+    }
+
     fn available(&self) -> u32 {
         self.free.iter().map(|(start, end)| end - start).sum()
     }
@@ -34,6 +48,9 @@ impl Lease {
 pub struct Pool {
     leases: BTreeMap<ChainId, Lease>,
 }
+
+/// Receiving addresses that one write to the disk is good for.
+const SET_ASIDE: u32 = 31;
 
 const CORRUPT: StorageError = StorageError::Corrupt { what: "address pool" };
 
@@ -52,12 +69,35 @@ impl Pool {
     }
 
     pub(crate) fn row(&self, chain: ChainId) -> Result<Write, StorageError> {
-        let lease = self.leases.get(&chain).cloned().unwrap_or_default();
+        let lease = self.leases.get(&chain).map(Lease::as_stored).unwrap_or_default();
         Ok(Write {
             table: Table::Pool,
             key: postcard::to_stdvec(&chain).map_err(|_| CORRUPT)?,
             value: Some(postcard::to_stdvec(&lease).map_err(|_| CORRUPT)?),
         })
+    }
+
+    /// Whether the disk has an index as handed out already.
+    pub(crate) fn is_set_aside(&self, chain: ChainId, index: u32) -> bool {
+        self.leases.get(&chain).is_some_and(|lease| index < lease.set_aside)
+    }
+
+    /// Sets some indexes aside from `index` on: write the row, and they can be handed out without another. What was
+    /// not handed out when a process ends in a crash never is.
+    pub(crate) fn set_aside(&mut self, chain: ChainId, index: u32) {
+        let Some(lease) = self.leases.get_mut(&chain) else { return };
+        let end = index.saturating_add(1 + SET_ASIDE).min(lease.leased_end);
+        lease.set_aside = lease.set_aside.max(end);
+    }
+
+    /// Takes back what was set aside and not handed out: the rows to write, which are exact.
+    pub(crate) fn settle(&mut self) -> Result<Vec<Write>, StorageError> {
+        let chains: Vec<ChainId> =
+            self.leases.iter().filter(|(_, lease)| lease.set_aside > 0).map(|(id, _)| *id).collect();
+        for lease in self.leases.values_mut() {
+            lease.set_aside = 0;
+        }
+        chains.into_iter().map(|chain| self.row(chain)).collect()
     }
 
     /// Indexes that may still be handed out.

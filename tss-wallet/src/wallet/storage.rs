@@ -38,6 +38,8 @@ pub struct Write {
 pub enum Durability {
     /// May be lost in a crash, and is found again by following the chain.
     Replayable,
+    /// Outlives this process, and is on the disk a second later.
+    Soon,
     /// On the disk before the call returns.
     Promise,
 }

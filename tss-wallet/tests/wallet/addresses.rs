@@ -17,12 +17,48 @@ fn indexes_are_handed_out_once_and_in_order_over_a_restart() {
     let first = scene.wallet.new_address("a", AddressType::Bech32).unwrap();
     let second = scene.wallet.new_address("b", AddressType::Bech32).unwrap();
     assert_eq!((first.key.index(), second.key.index()), (0, 1));
+    scene.wallet.settle().unwrap();
     let mut again = scene.reopened();
     let third = again.new_address("c", AddressType::Bech32).unwrap();
     assert_eq!(third.key.index(), 2);
     assert_eq!(again.pool_available(bech32), 47);
     assert_eq!(again.address_book().label(&first.key.script), Some("a"));
     assert!(again.is_mine(&second.key.script));
+}
+
+#[test]
+fn after_a_crash_no_index_is_handed_out_again_and_few_are_lost() {
+    let mut scene = Scene::new();
+    let bech32 = chain(AddressType::Bech32, Branch::External);
+    let given: Vec<u32> =
+        (0..3).map(|_| scene.wallet.new_address("a", AddressType::Bech32).unwrap().key.index()).collect();
+    assert_eq!(given, [0, 1, 2]);
+    assert_eq!(scene.wallet.pool_available(bech32), 47);
+    let mut again = scene.reopened();
+    let next = again.new_address("b", AddressType::Bech32).unwrap().key.index();
+    assert!((3..=32).contains(&next), "{next}");
+    // What was set aside never reaches into another coordinator's range.
+    for _ in 0..50 - next - 1 {
+        again.new_address("c", AddressType::Bech32).unwrap();
+    }
+    assert!(again.new_address("d", AddressType::Bech32).is_err());
+    again.settle().unwrap();
+    assert_eq!(again.propose_lease(bech32, 1), 50..51);
+}
+
+#[test]
+fn an_address_that_another_coordinator_gave_out_is_not_change_when_it_is_paid() {
+    let mut scene = Scene::new();
+    let bech32 = chain(AddressType::Bech32, Branch::External);
+    scene.wallet.leased_elsewhere(bech32, 50..60).unwrap();
+    let lease = scene.wallet.propose_lease(bech32, 10);
+    scene.wallet.pool_confirmed(bech32, lease).unwrap();
+    (0..55).for_each(|_| drop(scene.wallet.new_address("", AddressType::Bech32).unwrap()));
+    let theirs = scene.wallet.keys().derive(KeyId { chain: bech32, index: 52 }).unwrap();
+    let tx = scene.foreign(&[(theirs.script.clone(), BTC)]);
+    scene.hear(&tx);
+    assert!(!scene.wallet.is_change(&theirs.script));
+    assert_eq!(scene.wallet.address_book().entry(&theirs.script).unwrap().label.as_deref(), Some(""));
 }
 
 #[test]
