@@ -1,7 +1,7 @@
 //! Random lives of a wallet's shares. Short here; `contrib/long lives` runs many.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use keyless_tests::life::Life;
+use keyless_tests::life::{Life, Step};
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}: {text}")))
@@ -27,4 +27,19 @@ fn the_addresses_and_the_coins_outlive_every_member() {
         }
         life.end();
     }
+}
+
+/// kill -9 at random moments of each ceremony; `contrib/long kills` does 200 of each.
+#[test]
+fn kill_9_in_a_ceremony_loses_no_share() {
+    let times = number("KEYLESS_KILLS", 1);
+    let mut life = Life::begin(2, 3, number("KEYLESS_LIFE_SEED", 7));
+    for ceremony in [Step::KilledInRefresh, Step::KilledInReshare, Step::KilledInRepair] {
+        life.slowest = std::time::Duration::ZERO;
+        for _ in 0..times {
+            life.kill_in(ceremony);
+        }
+        println!("{ceremony:?}: {times} kills; members agreed on the epoch within {:?}", life.slowest);
+    }
+    life.end();
 }

@@ -145,6 +145,37 @@ fn as_result(answer: &Answer) -> Result<(), String> {
 }
 
 impl Guard {
+    /// The operator's answer to a question about the roster; the question is put and logged where there is none yet.
+    pub(super) fn ask_operator(
+        &self,
+        request: [u8; 32],
+        ask: Approval,
+    ) -> Result<Option<Result<(), String>>, HoldingError> {
+        let mut state = self.state();
+        if let Some(answer) = state.approvals.answer(&request, ask.asked) {
+            return Ok(Some(answer));
+        }
+        let known = state.approvals.all.get(&request).is_some_and(|known| known.expires > ask.asked);
+        if known {
+            return Ok(None);
+        }
+        let entry = Entry {
+            time: ask.asked,
+            kind: audit::Kind::Shares,
+            request: Some(request),
+            session: None,
+            member: Some(ask.coordinator),
+            txid: None,
+            outcome: "ask".to_owned(),
+            detail: ask.text.clone(),
+        };
+        let mut batch = Batch::new();
+        let asked = state.approvals.ask(&mut batch, request, ask);
+        asked.map_err(|error| HoldingError::Guard(self.db.path().to_owned(), error))?;
+        self.write_answer(&mut state, batch, &entry)?;
+        Ok(None)
+    }
+
     /// Questions that are open now.
     pub fn open_questions(&self, now: u64) -> Vec<([u8; 32], Approval)> {
         let state = self.state();

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,8 @@ const STOP_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How often the ends of ceremonies are looked after.
 const TEND: Duration = Duration::from_secs(3);
+/// Every so many times, members also compare epochs and how far addresses were handed out.
+const COMPARE_EVERY: u32 = 10;
 /// What nobody asked for and failed is tried again this much later, and twice as late each time.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
 const TRY_AGAIN_DOUBLINGS: u32 = 6;
@@ -145,6 +147,9 @@ pub struct Core {
     /// When a stale share may be repaired, or shares be refreshed, again, and how many tries were made.
     tries: Mutex<HashMap<(WalletId, Unasked), (Instant, u32)>>,
     tending: AtomicBool,
+    tended: AtomicU32,
+    /// Blocking work under way.
+    at_work: Arc<AtomicUsize>,
     /// Names of wallets that are being made.
     names: Mutex<BTreeSet<String>>,
     host: OnceLock<Weak<dyn Host>>,
@@ -181,6 +186,8 @@ impl Core {
             joins: Mutex::default(),
             tries: Mutex::default(),
             tending: AtomicBool::new(false),
+            tended: AtomicU32::new(1),
+            at_work: Arc::default(),
             names: Mutex::default(),
             host: OnceLock::new(),
             peers: Mutex::default(),
@@ -329,6 +336,14 @@ impl Core {
         if self.is_stopping() || self.tending.swap(true, Ordering::AcqRel) {
             return;
         }
+        if self.tended.fetch_add(1, Ordering::Relaxed) % COMPARE_EVERY == 0 {
+            let members: BTreeSet<MemberId> =
+                self.holdings().iter().flat_map(|holding| holding.others().collect::<Vec<_>>()).collect();
+            members
+                .into_iter()
+                .filter(|member| self.is_online(member))
+                .for_each(|member| lease::compare_marks(self, member));
+        }
         redeal::tend(self);
         self.tending.store(false, Ordering::Release);
     }
@@ -401,6 +416,7 @@ impl Core {
                 name: holding.name().to_owned(),
                 epoch: holding.epoch(),
                 locked: holding.share().is_none(),
+                unconfirmed: holding.is_unconfirmed(),
                 promised: redeal::promised(holding),
                 marks: holding.marks(),
                 yours: fence::of(holding, asker),
@@ -416,7 +432,11 @@ impl Core {
     /// Runs blocking work of this co-signer.
     pub(super) fn spawn(self: &Arc<Self>, work: impl FnOnce(&Arc<Self>) + Send + 'static) {
         let core = Arc::clone(self);
-        self.runtime.spawn_blocking(move || work(&core));
+        let at_work = AtWork::new(&self.at_work);
+        self.runtime.spawn_blocking(move || {
+            let _at_work = at_work;
+            work(&core);
+        });
     }
 
     /// Ends all sessions and the event loop. Blocks for a few seconds at most.
@@ -425,6 +445,11 @@ impl Core {
         self.sessions.stop_all(None, STOP_PATIENCE);
         if let Some(task) = locked(&self.task).take() {
             task.abort();
+        }
+        // Whoever opens the shares after this finds nobody else at them.
+        let deadline = Instant::now() + STOP_PATIENCE;
+        while self.at_work.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
         }
         locked(&self.holdings).clear();
         locked(&self.pending).clear();
@@ -565,6 +590,22 @@ impl Core {
     /// A topic of a session about no wallet, or about one in its first epoch.
     pub(super) fn fresh_topic(&self, wallet: WalletId, epoch: Epoch) -> Topic {
         Topic { wallet, epoch, session: self.fresh_session() }
+    }
+}
+
+/// Counts one piece of blocking work while it lasts.
+struct AtWork(Arc<AtomicUsize>);
+
+impl AtWork {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -30,6 +30,8 @@ const CEREMONY_KEY: &[u8] = b"ceremony";
 const MARK_PREFIX: &[u8] = b"mark/";
 const SUSPENDED_PREFIX: &[u8] = b"suspended/";
 const PAYMENT_PREFIX: &[u8] = b"payment/";
+/// Set while a restored share waits for others.
+const RESTORED_KEY: &[u8] = b"restored";
 /// The present epoch and when this member first saw itself in it.
 const DEALT_KEY: &[u8] = b"dealt";
 /// How far a mark of another member may lie above one's own: no liar exhausts the indexes.
@@ -73,6 +75,7 @@ pub struct Holding {
     claimed: AtomicU32,
     /// The quorum has gone on without this member.
     out: AtomicBool,
+    unconfirmed: AtomicBool,
     bans: Mutex<BTreeSet<PartyIndex>>,
 }
 
@@ -157,6 +160,17 @@ pub fn stored_facts(db: &WalletDb) -> Result<Option<([u8; 32], Invitation)>, Hol
     Ok(Some((ceremony, facts)))
 }
 
+/// Notes in a restored database whether its share waits for others to confirm it.
+pub fn set_unconfirmed(db: &WalletDb, unconfirmed: bool) -> Result<(), HoldingError> {
+    let mut batch = Batch::new();
+    if unconfirmed {
+        batch.put(Family::Claims, RESTORED_KEY, [1])
+    } else {
+        batch.delete(Family::Claims, RESTORED_KEY)
+    };
+    Ok(db.write(&batch, Sync::Yes)?)
+}
+
 /// Seals and stores a share; durable when this returns.
 pub fn store_share(
     db: &Arc<WalletDb>,
@@ -219,6 +233,7 @@ impl Holding {
         }
         let bans = store.banned_parties(&public)?;
         let guard = Arc::new(Guard::open(Arc::clone(&db), public.network)?);
+        let unconfirmed = db.get(Family::Claims, RESTORED_KEY)?.is_some();
         Ok(Self {
             name: name.to_owned(),
             dir: dir.to_owned(),
@@ -237,6 +252,7 @@ impl Holding {
             guard,
             claimed: AtomicU32::new(0),
             out: AtomicBool::new(false),
+            unconfirmed: AtomicBool::new(unconfirmed),
             bans: Mutex::new(bans),
         })
     }
@@ -334,6 +350,30 @@ impl Holding {
         (claimed > self.epoch()).then_some(claimed)
     }
 
+    /// Whether this share was restored from a backup and waits for others to confirm its epoch.
+    pub fn is_unconfirmed(&self) -> bool {
+        self.unconfirmed.load(Ordering::Relaxed)
+    }
+
+    /// Ends the wait.
+    pub(super) fn confirm(&self) -> Result<(), HoldingError> {
+        if self.is_unconfirmed() {
+            let mut batch = Batch::new();
+            batch.delete(Family::Claims, RESTORED_KEY);
+            self.db.write(&batch, Sync::Yes)?;
+            self.unconfirmed.store(false, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Why this member takes part in nothing, if so.
+    pub(super) fn own_refusal(&self, me: &MemberId) -> Option<Refusal> {
+        if self.suspended().contains(me) {
+            return Some(Refusal::Suspended("its own share".to_owned()));
+        }
+        self.is_unconfirmed().then_some(Refusal::Restored)
+    }
+
     pub(super) fn set_out(&self, out: bool) {
         self.out.store(out, Ordering::Relaxed);
     }
@@ -405,6 +445,8 @@ impl Holding {
     /// The same wallet with the share of another epoch, which is stored already. What was promised is shared with it,
     /// so that sessions under way with the old one and new ones promise nothing twice.
     pub(super) fn renewed(&self, share: KeyShare) -> Result<Self, HoldingError> {
+        // A share that the others have just dealt needs no one to confirm it.
+        self.confirm()?;
         let held = self.held();
         let public = Arc::clone(share.public());
         Ok(Self {
@@ -423,6 +465,7 @@ impl Holding {
             guard: Arc::clone(&self.guard),
             claimed: AtomicU32::new(0),
             out: AtomicBool::new(false),
+            unconfirmed: AtomicBool::new(false),
             bans: Mutex::new(self.store.banned_parties(&public)?),
             share: Mutex::new(Share {
                 // A share that was locked meanwhile stays so.

@@ -76,6 +76,9 @@ pub fn asked(core: &Arc<Core>, from: MemberId, topic: Topic, ranges: &[LeaseRang
     if holding.epoch() != topic.epoch {
         return core.refuse(&topic, from, Refusal::OtherEpoch(holding.epoch().0));
     }
+    if holding.is_unconfirmed() {
+        return core.refuse(&topic, from, Refusal::Restored);
+    }
     let suspended = holding.suspended();
     if let Some(member) = [from, core.me()].iter().find(|member| suspended.contains(member)) {
         return core.refuse(&topic, from, Refusal::Suspended(peer_name(member)));
@@ -106,6 +109,9 @@ fn lease_in(
     counts: &[(ChainId, u32)],
     other_epoch: &OtherEpoch,
 ) -> Result<Vec<LeaseRange>, QuorumError> {
+    if let Some(refusal) = holding.own_refusal(&core.me()) {
+        return Err(QuorumError::OwnRefusal(refusal));
+    }
     for tries in 0..MAX_TRIES {
         let marks: BTreeMap<ChainId, u32> = holding.marks().into_iter().collect();
         let ranges: Vec<LeaseRange> = counts

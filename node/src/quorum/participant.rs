@@ -102,6 +102,9 @@ fn take_part(
     if holding.share().is_none() {
         return Err(Refusal::Locked);
     }
+    if holding.is_unconfirmed() {
+        return Err(Refusal::Restored);
+    }
     let signers = signers_of(holding, &from, &request.signers)?;
     let suspended = holding.suspended();
     if let Some(member) = members_of(holding, &signers).iter().find(|member| suspended.contains(member)) {

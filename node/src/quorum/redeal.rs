@@ -15,6 +15,7 @@ mod consent;
 pub mod join;
 mod plan;
 mod repair;
+pub mod restore;
 mod schedule;
 mod settle;
 
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::RngCore;
+use tss_wallet::audit::{self, Entry};
 use tss_wallet::{MemberId, PublicKeys, Roster};
 
 pub use repair::{asked_to_repair, repair_here};
@@ -31,6 +33,7 @@ pub use settle::{asked_for_keys, promised, tend};
 use super::core::Core;
 use super::error::{Missing, MissingList, QuorumError};
 use super::holding::Holding;
+use super::judge;
 use super::link::{Heard, Link};
 use super::refusal::Refusal;
 use super::sessions::{OpenError, SessionKind};
@@ -75,6 +78,21 @@ fn encode_keys(keys: &PublicKeys) -> Option<Blob> {
     postcard::to_allocvec(keys).ok().map(Blob)
 }
 
+/// An entry of the audit log about the shares of a wallet.
+fn note(core: &Core, holding: &Holding, outcome: &str, detail: String) {
+    let entry = Entry {
+        time: core.chain().now(),
+        kind: audit::Kind::Shares,
+        request: None,
+        session: None,
+        member: None,
+        txid: None,
+        outcome: outcome.to_owned(),
+        detail,
+    };
+    judge::note(holding, &entry);
+}
+
 /// A name no wallet can have: one ceremony of a wallet at a time.
 fn guard_name(keys: &PublicKeys) -> String {
     format!("\0{}", keys.wallet)
@@ -92,25 +110,42 @@ pub fn run(core: &Arc<Core>, holding: &Arc<Holding>, request: &Request) -> Resul
             return Ok(Done { keys: Arc::clone(current.public()), dealers });
         }
         match attempt(core, &current, request) {
-            Err(QuorumError::Busy) if tries < MAX_TRIES => {
+            Err(Failure::Again(_)) if tries < MAX_TRIES => {
                 let pause = STEP_BACK_MS * tries + rand::rngs::OsRng.next_u64() % (STEP_BACK_MS * tries);
                 std::thread::sleep(Duration::from_millis(pause));
             }
-            Err(QuorumError::Busy) => break,
-            other => return other,
+            Err(Failure::Again(error) | Failure::Over(error)) => return Err(error),
+            Ok(done) => return Ok(done),
         }
     }
-    let why = "another ceremony of this wallet is under way".to_owned();
-    Err(QuorumError::CannotRedeal { why, missing: MissingList(Vec::new()) })
+    Err(QuorumError::Busy)
 }
 
-fn attempt(core: &Arc<Core>, holding: &Arc<Holding>, request: &Request) -> Result<Done, QuorumError> {
-    let _one_at_a_time = core.reserve(&guard_name(holding.public())).ok_or(QuorumError::Busy)?;
-    if holding.share().is_none() {
-        return Err(QuorumError::Locked);
+/// Why an attempt came to nothing.
+enum Failure {
+    /// Others may have met it, or were slow: once more.
+    Again(QuorumError),
+    Over(QuorumError),
+}
+
+impl From<QuorumError> for Failure {
+    fn from(error: QuorumError) -> Self {
+        Self::Over(error)
     }
-    if holding.suspended().contains(&core.me()) {
-        return Err(QuorumError::OwnRefusal(Refusal::Suspended("its own share".to_owned())));
+}
+
+fn under_way() -> Failure {
+    let why = "another ceremony of this wallet is under way".to_owned();
+    Failure::Again(QuorumError::CannotRedeal { why, missing: MissingList(Vec::new()) })
+}
+
+fn attempt(core: &Arc<Core>, holding: &Arc<Holding>, request: &Request) -> Result<Done, Failure> {
+    let _one_at_a_time = core.reserve(&guard_name(holding.public())).ok_or_else(under_way)?;
+    if holding.share().is_none() {
+        return Err(QuorumError::Locked.into());
+    }
+    if let Some(refusal) = holding.own_refusal(&core.me()) {
+        return Err(QuorumError::OwnRefusal(refusal).into());
     }
     let old = Arc::clone(holding.public());
     let everyone: BTreeSet<MemberId> = old
@@ -133,29 +168,31 @@ fn attempt(core: &Arc<Core>, holding: &Arc<Holding>, request: &Request) -> Resul
     let inbox = core.sessions.open(info).map_err(|_| QuorumError::Busy)?;
     let link = Link::new(core, topic, inbox, participants);
     let dealers = proposal.dealers.clone();
-    let result = invite(&link, &proposal).and_then(|()| {
+    let result: Result<_, Failure> = invite(&link, &proposal).and_then(|()| {
         let ceremony = Ceremony { core, link: &link, params, proposal: &proposal, holding: Some(holding) };
-        ceremony.run(Early::new())
+        Ok(ceremony.run(Early::new())?)
     });
     match result {
         Ok(keys) => Ok(Done { keys, dealers }),
-        Err(error) => {
+        Err(failure) => {
+            let (Failure::Again(error) | Failure::Over(error)) = &failure;
             tracing::warn!(wallet = holding.name(), %error, "the shares were not dealt again");
+            note(core, holding, "failed", error.to_string());
             link.send_all(0, &Message::Refuse(Refusal::Aborted(error.to_string())));
-            Err(error)
+            Err(failure)
         }
     }
 }
 
-/// Proposes to all participants and waits for their word.
-fn invite(link: &Link<'_>, proposal: &Proposal) -> Result<(), QuorumError> {
-    let answers = link.ask_all(&Message::Redeal(Box::new(proposal.clone())), "proposing", ACCEPT)?;
-    if answers.busy {
-        return Err(QuorumError::Busy);
-    }
+/// Proposes to all participants and waits for their word. Whoever answered the probe and not this is asked again.
+fn invite(link: &Link<'_>, proposal: &Proposal) -> Result<(), Failure> {
+    let proposed = Message::Redeal(Box::new(proposal.clone()));
+    let answers = link.ask_all(&proposed, "proposing", ACCEPT).map_err(Failure::Over)?;
     if !answers.missing.is_empty() {
+        let again = answers.busy || answers.missing.iter().all(|missing| *missing == Missing::silent(missing.member));
         let why = "not all who were there take part".to_owned();
-        return Err(QuorumError::CannotRedeal { why, missing: MissingList(answers.missing) });
+        let error = QuorumError::CannotRedeal { why, missing: MissingList(answers.missing) };
+        return Err(if again { Failure::Again(error) } else { Failure::Over(error) });
     }
     link.send_all(0, &Message::Begin);
     Ok(())
@@ -186,6 +223,9 @@ pub fn proposed(core: &Arc<Core>, from: MemberId, topic: Topic, proposal: &Propo
         .and_then(|early| Ceremony { core, link: &link, params, proposal, holding: holding.as_ref() }.run(early));
     if let Err(error) = result {
         tracing::warn!(wallet = name, %error, "the shares were not dealt again");
+        if let Some(holding) = &holding {
+            note(core, holding, "failed", error.to_string());
+        }
         link.send_all(0, &Message::Refuse(Refusal::Failed(error.to_string())));
     }
 }

@@ -68,6 +68,8 @@ pub enum Refusal {
     Fenced,
     #[error("its operator has not approved this yet")]
     NeedsApproval,
+    #[error("its share was restored from a backup, and waits for others to confirm that it is of the present epoch")]
+    Restored,
     #[error("its disk failed: {0}")]
     Storage(String),
     #[error("the attempt failed there: {0}")]

@@ -123,8 +123,8 @@ fn coordinate(
     subject: &Subject,
     terms: Terms<'_>,
 ) -> Result<Vec<Signature>, QuorumError> {
-    if holding.suspended().contains(&core.me()) {
-        return Err(QuorumError::OwnRefusal(Refusal::Suspended("its own share".to_owned())));
+    if let Some(refusal) = holding.own_refusal(&core.me()) {
+        return Err(QuorumError::OwnRefusal(refusal));
     }
     let started = Instant::now();
     let mut signatures = Vec::new();

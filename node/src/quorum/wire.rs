@@ -17,7 +17,7 @@ use super::refusal::Refusal;
 use super::sharing::AddressLabel;
 
 /// Of the messages below.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 const OPENS: u8 = 1;
 const BELONGS: u8 = 0;
@@ -150,6 +150,8 @@ pub struct WalletStatus {
     pub name: String,
     pub epoch: Epoch,
     pub locked: bool,
+    /// Restored from a backup, and not yet confirmed by others.
+    pub unconfirmed: bool,
     /// The highest epoch whose certificate it signed and does not hold complete.
     pub promised: Option<Epoch>,
     pub marks: Vec<(ChainId, u32)>,

@@ -32,6 +32,7 @@ use super::options::WalletOptions;
 use super::sign::quorum_error;
 use crate::metrics::Snapshot;
 use crate::quorum::devquorum::{Devquorum, Embedded, EmbeddedError};
+use crate::quorum::redeal::restore;
 use crate::quorum::sharing::{self, AddressLabel};
 use crate::quorum::wire::{Invitation, LeaseRange, PROTOCOL_VERSION};
 use crate::quorum::{Core, CoreConfig, Holding, Host, Layout, Policy, holding, keygen};
@@ -535,7 +536,7 @@ impl WalletManager {
     }
 
     /// A wallet from a copy.
-    fn restore_now(&self, name: &str, file: &Path) -> Result<LoadedName> {
+    fn restore_now(&self, name: &str, file: &Path, force: bool) -> Result<LoadedName> {
         if name.is_empty() {
             return Err(RpcError::invalid_parameter("Wallet name cannot be empty"));
         }
@@ -557,7 +558,7 @@ impl WalletManager {
         let there = dir.exists();
         let restored = {
             let _busy = self.reserve(name)?;
-            backup::unpack(file, &dir).map_err(|error| error.to_string()).and_then(|()| self.take_up(name, &dir))
+            backup::unpack(file, &dir).map_err(|error| error.to_string()).and_then(|()| self.take_up(name, &dir, force))
         };
         let loaded = match restored {
             Ok(()) => self.load_now(name),
@@ -579,17 +580,26 @@ impl WalletManager {
     }
 
     /// Lets this node's co-signer open a share that was restored. It holds one share of a wallet.
-    fn take_up(&self, name: &str, dir: &Path) -> std::result::Result<(), String> {
+    fn take_up(&self, name: &str, dir: &Path, force: bool) -> std::result::Result<(), String> {
         let Some(core) = self.core.get().filter(|_| !is_plain(dir) && !dir.join("identity").is_file()) else {
             return Ok(());
         };
         let db = Arc::new(WalletDb::open(&dir.join("db")).map_err(|error| error.to_string())?);
-        let wallet = holding::wallet_of(&db, core.me()).map_err(|error| error.to_string())?;
-        drop(db);
-        if core.holding(&wallet).is_some() {
+        let store = tss_wallet::ShareStore::new(Arc::clone(&db), core.me());
+        let keys = store.public().map_err(|error| error.to_string())?.ok_or("The copy holds no key share.")?;
+        if core.holding(&keys.wallet).is_some() {
             return Err("This node holds the share of this wallet already.".to_owned());
         }
-        keygen::open_one(core, name, dir).map_err(|error| error.to_string())
+        let unconfirmed = restore::admit(core, &keys, name, force)?;
+        holding::set_unconfirmed(&db, unconfirmed).map_err(|error| error.to_string())?;
+        drop((store, db));
+        keygen::open_one(core, name, dir).map_err(|error| {
+            format!("{error}; it may be the copy of another node, or of a node with another seal key")
+        })?;
+        if let Some(holding) = core.holding(&keys.wallet) {
+            restore::lift(core, &holding);
+        }
+        Ok(())
     }
 
     fn check_request(&self, request: &CreateWallet) -> Result<()> {
@@ -869,10 +879,10 @@ impl Wallets for WalletManager {
         .await
     }
 
-    async fn restore(&self, name: &str, file: &Path, load_on_startup: Option<bool>) -> Result<LoadedName> {
+    async fn restore(&self, name: &str, file: &Path, load_on_startup: Option<bool>, force: bool) -> Result<LoadedName> {
         let (this, name, file) = (self.arc()?, name.to_owned(), file.to_owned());
         blocking(move || {
-            let mut loaded = this.restore_now(&name, &file)?;
+            let mut loaded = this.restore_now(&name, &file, force)?;
             this.set_startup(&name, load_on_startup, &mut loaded.warnings);
             Ok(loaded)
         })

@@ -27,14 +27,20 @@ struct State {
 }
 
 pub struct FakeChain {
+    network: Network,
     started: Instant,
     state: Mutex<State>,
 }
 
 impl FakeChain {
     pub fn new() -> Self {
-        let genesis = bitcoin::constants::genesis_block(Network::Regtest);
-        Self { started: Instant::now(), state: Mutex::new(State { blocks: vec![genesis], ..State::default() }) }
+        Self::on(Network::Regtest)
+    }
+
+    pub fn on(network: Network) -> Self {
+        let genesis = bitcoin::constants::genesis_block(network);
+        let state = Mutex::new(State { blocks: vec![genesis], ..State::default() });
+        Self { network, started: Instant::now(), state }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -110,7 +116,7 @@ fn find(state: &State, hash: &BlockHash) -> Option<(u32, Block)> {
 
 impl ChainView for FakeChain {
     fn network(&self) -> Network {
-        Network::Regtest
+        self.network
     }
 
     fn genesis(&self) -> BlockHash {

@@ -7,4 +7,5 @@ mod faults;
 mod guards;
 mod lifecycle;
 mod node;
+mod restore;
 mod wallets;

@@ -118,7 +118,11 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn new(count: usize) -> Self {
-        let chain = Arc::new(FakeChain::new());
+        Self::over(FakeChain::new(), count)
+    }
+
+    pub fn over(chain: FakeChain, count: usize) -> Self {
+        let chain = Arc::new(chain);
         let hub = Hub::new();
         let identities: Vec<Identity> = (0..count).map(|_| Identity::generate()).collect();
         let nodes = identities

@@ -132,7 +132,8 @@ pub trait Wallets: Send + Sync {
     /// The name of the answer is not shown, the warnings are.
     async fn unload(&self, name: &str, load_on_startup: Option<bool>) -> Result<Loaded>;
     /// Makes a wallet of a copy and loads it.
-    async fn restore(&self, name: &str, file: &Path, load_on_startup: Option<bool>) -> Result<Loaded>;
+    /// From a backup; `force` takes one that no other member can confirm.
+    async fn restore(&self, name: &str, file: &Path, load_on_startup: Option<bool>, force: bool) -> Result<Loaded>;
     /// Names of the loaded wallets, in the order they were loaded.
     fn list(&self) -> Vec<String>;
     async fn list_dir(&self) -> Result<Vec<WalletOnDisk>>;

@@ -117,6 +117,7 @@ pub(super) async fn backupwallet(ctx: Ctx, args: Args) -> RpcResult {
 
 pub(super) async fn restorewallet(ctx: Ctx, args: Args) -> RpcResult {
     let (name, file) = (args.str(0)?, args.str(1)?);
-    let loaded = ctx.wallets()?.restore(name, Path::new(file), args.opt_bool(2)?).await?;
+    let loaded =
+        ctx.wallets()?.restore(name, Path::new(file), args.opt_bool(2)?, args.opt_bool(3)?.unwrap_or(false)).await?;
     Ok(manage::loaded_value(&loaded))
 }

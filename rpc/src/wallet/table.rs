@@ -469,8 +469,15 @@ const KEYS: &[Method] = &[
     ),
     Method::wallet(
         "restorewallet",
-        &[Arg::req("wallet_name", Kind::Str).text(), Arg::req("backup_file", Kind::Str).text(), LOAD_ON_STARTUP],
-        "Restores a wallet from a backup and loads it.",
+        &[
+            Arg::req("wallet_name", Kind::Str).text(),
+            Arg::req("backup_file", Kind::Str).text(),
+            LOAD_ON_STARTUP,
+            Arg::opt("force", Kind::Bool).ours(),
+        ],
+        "Restores a wallet from a backup and loads it. A share of an older epoch is refused while the quorum lives in a \
+         later one. A share that no other member can confirm signs nothing until threshold − 1 of them have; with force \
+         it does at once: for backups of one epoch on enough nodes, after everything else was lost.",
         local!(locking::restorewallet),
     ),
     Method::wallet(

@@ -431,7 +431,7 @@ impl Wallets for TwinWallets {
         Ok(Loaded { name: name.to_owned(), warnings: Vec::new() })
     }
 
-    async fn restore(&self, _name: &str, _file: &Path, _load_on_startup: Option<bool>) -> Result<Loaded> {
+    async fn restore(&self, _: &str, _: &Path, _: Option<bool>, _: bool) -> Result<Loaded> {
         Err(refused())
     }
 

@@ -1,12 +1,14 @@
 //! What can happen to a wallet's shares: each step says whether it is possible now, and does it.
 
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use bitcoin::secp256k1::rand::Rng;
 use bitcoin::secp256k1::rand::seq::SliceRandom;
 use serde_json::{Value, json};
 
 use super::{Backup, Life, WALLET};
+use crate::rpc::RpcClient;
 
 /// One kind of event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,10 +32,11 @@ pub enum Step {
     /// A member is killed in the middle of a ceremony.
     KilledInRefresh,
     KilledInReshare,
+    KilledInRepair,
 }
 
 impl Step {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Down,
         Self::Up,
         Self::Refresh,
@@ -45,6 +48,7 @@ impl Step {
         Self::Leave,
         Self::KilledInRefresh,
         Self::KilledInReshare,
+        Self::KilledInRepair,
     ];
 }
 
@@ -75,6 +79,7 @@ impl Life {
                 let Some(plan) = enough.then(|| self.plan(&holders)).flatten() else { return false };
                 self.killed(&holders, Some(plan))
             }
+            Step::KilledInRepair => enough && self.killed_in_repair(&holders),
         }
     }
 
@@ -261,26 +266,77 @@ impl Life {
             None => ("refreshshares", json!([])),
             Some(plan) => ("resharequorum", self.params(plan)),
         };
-        let delay = Duration::from_millis(self.rng.gen_range(0..4_000));
-        self.note(&format!("{method} {params} at {coordinator}, {victim} is killed after {delay:?}"));
-        let client = self.wallet(coordinator);
-        let running = std::thread::spawn(move || client.try_call(method, params));
-        std::thread::sleep(delay);
-        self.quorum.members[victim].kill9();
-        let outcome = running.join().expect("the call ends");
-        self.note(&format!("{method}: {outcome:?}"));
-        self.start(victim);
+        self.kill_while(victim, self.wallet(coordinator), method, params);
         if let Some(plan) = plan {
             self.settle_roster(plan);
         }
         true
     }
 
+    /// Kills a node at a random moment of a call, and starts it again.
+    pub(super) fn kill_while(&mut self, victim: usize, client: RpcClient, method: &'static str, params: Value) {
+        let delay = Duration::from_millis(self.rng.gen_range(0..self.moments_ms));
+        self.note(&format!("{method}: node {victim} is killed after {delay:?}"));
+        let started = Instant::now();
+        let running = std::thread::spawn(move || {
+            let outcome = client.try_call(method, params);
+            (outcome, started.elapsed())
+        });
+        std::thread::sleep(delay);
+        self.quorum.members[victim].kill9();
+        let (outcome, took) = running.join().expect("the call ends");
+        match outcome {
+            // The moments of the next one are those of a ceremony that went through.
+            Ok(_) => self.moments_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX) + 300,
+            Err(error) => self.note(&format!("{method}: {error}")),
+        }
+        self.start(victim);
+    }
+
+    /// A member loses its disk; somebody is killed while its share is repaired.
+    fn killed_in_repair(&mut self, holders: &[usize]) -> bool {
+        let running = self.running();
+        let Some(lost) = self.pick(&running) else { return false };
+        if holders.iter().filter(|other| **other != lost).count() < self.threshold {
+            return false;
+        }
+        let Some(victim) = self.pick(&running) else { return false };
+        self.wipe(lost);
+        self.kill_while(victim, self.quorum.members[lost].rpc(), "repairshare", json!([WALLET]));
+        let back = || self.epoch_of(lost).is_some();
+        let deadline = Instant::now() + Duration::from_secs(15);
+        while !back() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(250));
+        }
+        if !back() {
+            self.ceremony(lost, "repairshare", json!([WALLET]));
+        }
+        true
+    }
+
+    /// Kills somebody at a random moment of a ceremony; the members agree afterwards, and sign.
+    pub fn kill_in(&mut self, ceremony: Step) {
+        loop {
+            let holders = self.holders();
+            let done = match ceremony {
+                Step::KilledInRepair => self.killed_in_repair(&holders),
+                other => self.try_step(other),
+            };
+            if done {
+                break;
+            }
+        }
+        let before = Instant::now();
+        self.settle();
+        self.slowest = self.slowest.max(before.elapsed());
+        self.check();
+    }
+
     /// Finds out which of two rosters is in force after a ceremony that may have failed.
     fn settle_roster(&mut self, plan: Plan) {
         let old = (self.threshold, self.roster.clone());
         let both: Vec<usize> = plan.members.iter().copied().filter(|m| old.1.contains(m)).collect();
-        let deadline = std::time::Instant::now() + super::SETTLED;
+        let deadline = Instant::now() + super::SETTLED;
         loop {
             let mut rosters = Vec::new();
             for m in both.iter().filter(|m| self.quorum.members[**m].is_running()) {
@@ -299,14 +355,14 @@ impl Life {
                     .collect();
                 rosters.push((
                     info["threshold"].as_u64().expect("a number"),
-                    members.into_iter().collect::<std::collections::BTreeSet<_>>(),
+                    members.into_iter().collect::<BTreeSet<_>>(),
                 ));
             }
             if let Some(first) = rosters.first()
                 && rosters.iter().all(|other| other == first)
                 && rosters.len() == both.iter().filter(|m| self.quorum.members[**m].is_running()).count()
             {
-                let new: std::collections::BTreeSet<usize> = plan.members.iter().copied().collect();
+                let new: BTreeSet<usize> = plan.members.iter().copied().collect();
                 if first.1 == new && first.0 == plan.threshold as u64 {
                     self.note("the reshare is in force");
                     self.adopt(&plan);
@@ -316,7 +372,7 @@ impl Life {
                 }
                 return;
             }
-            assert!(std::time::Instant::now() < deadline, "the members do not agree on the roster: {rosters:?}");
+            assert!(Instant::now() < deadline, "the members do not agree on the roster: {rosters:?}");
             std::thread::sleep(Duration::from_millis(250));
         }
     }

@@ -13,22 +13,23 @@ use crate::cluster::{check, key, party, quorum, sign, sign_params};
 
 /// One message under way, by member.
 #[derive(Clone)]
-struct Packet {
-    from: MemberId,
-    to: MemberId,
-    body: Vec<u8>,
+pub struct Packet {
+    pub from: MemberId,
+    pub to: MemberId,
+    pub body: Vec<u8>,
 }
 
-struct Run {
-    machines: BTreeMap<MemberId, Redeal>,
-    errors: Vec<(MemberId, DkgError, Option<MemberId>)>,
+pub struct Run {
+    pub machines: BTreeMap<MemberId, Redeal>,
+    /// Who refused something, why, and whom it blames.
+    pub errors: Vec<(MemberId, DkgError, Option<MemberId>)>,
 }
 
 fn identity(seed: u8) -> SigningIdentity {
     SigningIdentity::from_seed(&[seed; 32])
 }
 
-fn id(seed: u8) -> MemberId {
+pub fn id(seed: u8) -> MemberId {
     identity(seed).member_id()
 }
 
@@ -37,9 +38,9 @@ fn ids(seeds: &[u8]) -> BTreeSet<MemberId> {
 }
 
 /// Shares by the seed of their member's identity.
-type Shares = BTreeMap<u8, Arc<KeyShare>>;
+pub type Shares = BTreeMap<u8, Arc<KeyShare>>;
 
-fn made(threshold: u8, count: u8) -> Shares {
+pub fn made(threshold: u8, count: u8) -> Shares {
     let shares = quorum(threshold, count);
     let seed_of = |share: &KeyShare| {
         let member = *share.public().roster.member(share.me()).unwrap();
@@ -48,7 +49,7 @@ fn made(threshold: u8, count: u8) -> Shares {
     shares.into_iter().map(|share| (seed_of(&share), share)).collect()
 }
 
-fn params(old: &Arc<PublicKeys>, threshold: u8, roster: &[u8], dealers: &[u8], absent: &[u8]) -> RedealParams {
+pub fn params(old: &Arc<PublicKeys>, threshold: u8, roster: &[u8], dealers: &[u8], absent: &[u8]) -> RedealParams {
     RedealParams {
         old: old.clone(),
         epoch: Epoch(old.epoch.0 + 1),
@@ -75,8 +76,18 @@ fn route(machine: &Redeal, out: Vec<Outgoing>, from: MemberId, queue: &mut VecDe
     }
 }
 
-/// Runs a ceremony; the hook says what really arrives in place of each packet.
-fn run(params: &RedealParams, shares: &Shares, mut hook: impl FnMut(Packet) -> Vec<Packet>) -> Run {
+/// Runs a ceremony in the order of sending; the hook says what really arrives in place of each packet.
+fn run(params: &RedealParams, shares: &Shares, hook: impl FnMut(Packet) -> Vec<Packet>) -> Run {
+    run_in_order(params, shares, |_| 0, hook)
+}
+
+/// The same; `next` chooses which of so many packets arrives next.
+pub fn run_in_order(
+    params: &RedealParams,
+    shares: &Shares,
+    mut next: impl FnMut(usize) -> usize,
+    mut hook: impl FnMut(Packet) -> Vec<Packet>,
+) -> Run {
     let mut queue = VecDeque::new();
     let mut machines = BTreeMap::new();
     for member in params.participants() {
@@ -87,7 +98,8 @@ fn run(params: &RedealParams, shares: &Shares, mut hook: impl FnMut(Packet) -> V
         machines.insert(member, machine);
     }
     let mut errors = Vec::new();
-    while let Some(packet) = queue.pop_front() {
+    while !queue.is_empty() {
+        let packet = queue.remove(next(queue.len())).unwrap();
         for packet in hook(packet) {
             let machine = machines.get_mut(&packet.to).unwrap();
             let from = machine.index_of(&packet.from).unwrap();
@@ -103,7 +115,7 @@ fn run(params: &RedealParams, shares: &Shares, mut hook: impl FnMut(Packet) -> V
     Run { machines, errors }
 }
 
-fn honest(params: &RedealParams, shares: &Shares) -> Shares {
+pub fn honest(params: &RedealParams, shares: &Shares) -> Shares {
     let run = run(params, shares, |packet| vec![packet]);
     assert!(run.errors.is_empty(), "{:?}", run.errors);
     let mut made = Shares::new();
@@ -140,7 +152,7 @@ fn listed(shares: &Shares) -> Vec<Arc<KeyShare>> {
 }
 
 /// These members sign, and the signatures are good for the old addresses.
-fn signs(shares: &Shares, seeds: &[u8], old: &KeyShare) {
+pub fn signs(shares: &Shares, seeds: &[u8], old: &KeyShare) {
     let mut signers: Vec<u8> = seeds.iter().map(|seed| shares[seed].me().get()).collect();
     signers.sort_unstable();
     let signatures = sign(&listed(shares), &sign_params(&signers, items(), 3));
@@ -333,6 +345,11 @@ fn a_switch_keeps_the_old_share_until_all_have_the_new_one_and_then_leaves_nothi
     promised.sort_unstable();
     assert_eq!(promised, [1, 2]);
     assert_eq!(store.public().unwrap().unwrap().epoch, Epoch(0), "signing goes on with the old share");
+    // A passphrase, or another one, is that of all of them.
+    let other = SealKey::load_or_create(&dir.path().join("other.key"), &[8; 32]).unwrap();
+    store.reseal(&seal, &other, rand::random).unwrap();
+    assert!(store.unlock(&seal).is_err() && store.unlock_pending(&seal).is_err());
+    let seal = other;
     store.take_up(Epoch(1)).unwrap();
     let certificate = first[&2].public().certificate.clone();
     assert!(store.switch(second[&2].public().certificate.clone(), &seal, &rand::random()).is_err());

@@ -13,7 +13,7 @@ use super::super::holding::{self, Holding, HoldingError, nonce};
 use super::super::link::{Heard, Link};
 use super::super::wire::{Blob, Message, Proposal};
 use super::join::{self, Join};
-use super::{failed, settle};
+use super::{failed, note, settle};
 
 /// Without a message, a ceremony waits this long, and longer with more members.
 const NO_PROGRESS: Duration = Duration::from_secs(8);
@@ -206,6 +206,11 @@ impl Ceremony<'_> {
             (None, None) => return Err(failed("the share has no place")),
         }
         tracing::info!(wallet = self.proposal.facts.name, epoch = %keys.epoch, "new epoch in force");
+        if let Some(holding) = self.core.holding(&keys.wallet) {
+            let (kind, members) = (self.proposal.kind, keys.roster.count());
+            let detail = format!("{kind:?}: epoch {}, {} of {members}", keys.epoch, keys.roster.threshold());
+            note(self.core, &holding, "dealt", detail);
+        }
         Ok(())
     }
 

@@ -4,8 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bitcoin::Network;
-use tss_wallet::{MemberId, RedealParams, Roster};
+use bitcoin::hashes::{Hash, HashEngine, sha256};
+use tss_wallet::policy::Denial;
+use tss_wallet::{MemberId, PublicKeys, RedealParams, Roster};
 
+use super::super::approvals::{Approval, OPEN_SECONDS_UNATTENDED};
 use super::super::core::Core;
 use super::super::error::peer_name;
 use super::super::holding::Holding;
@@ -58,10 +61,8 @@ pub(super) fn judge(
     if proposal.kind != RedealKind::Reshare && params.roster != old.roster {
         return Err(malformed("a refresh or a repair changes neither members nor threshold"));
     }
-    if !consents(core, proposal, &params) {
-        return Err(Refusal::NotConfirmed);
-    }
     let holding = core.holding(&old.wallet);
+    consents(core, from, proposal.kind, old, &params.roster, holding.as_deref())?;
     let deals = params.dealers.contains(&core.me());
     match &holding {
         Some(holding) => {
@@ -78,6 +79,9 @@ pub(super) fn judge(
             }
             if holding.share().is_none() {
                 return Err(Refusal::Locked);
+            }
+            if deals && holding.is_unconfirmed() {
+                return Err(Refusal::Restored);
             }
             unsettled(holding, &params)?;
             let suspended = holding.suspended();
@@ -99,20 +103,74 @@ pub(super) fn judge(
     Ok((params, holding))
 }
 
-/// Roster changes and repairs are the operators' affair; on regtest, and among embedded co-signers, all is granted.
-fn consents(core: &Core, proposal: &Proposal, params: &RedealParams) -> bool {
+/// Roster changes and repairs are the operators' affair; on regtest, and among embedded co-signers, all is granted. A
+/// refresh needs nobody. A reshare that is what this member's configuration says is granted by that; for anything else
+/// the operator is asked, and the coordinator tries again once it was answered.
+pub(super) fn consents(
+    core: &Core,
+    from: &MemberId,
+    kind: RedealKind,
+    old: &PublicKeys,
+    roster: &Roster,
+    holding: Option<&Holding>,
+) -> Result<(), Refusal> {
     let policy = core.policy();
     if policy.accepts_any || core.network() == Network::Regtest {
-        return true;
+        return Ok(());
     }
-    match proposal.kind {
+    let granted = match kind {
         RedealKind::Refresh => true,
         RedealKind::Repair(target) => target == core.me(),
         RedealKind::Reshare => {
             let mine: BTreeSet<MemberId> = policy.cosigners.iter().copied().chain([core.me()]).collect();
-            let theirs: BTreeSet<MemberId> = params.roster.members().iter().copied().collect();
+            let theirs: BTreeSet<MemberId> = roster.members().iter().copied().collect();
             let threshold = policy.threshold.unwrap_or_else(|| Roster::default_threshold(theirs.len()));
-            mine == theirs && threshold == params.roster.threshold() && !proposal.facts.split
+            let split = 2 * usize::from(roster.threshold()) <= theirs.len();
+            mine == theirs && threshold == roster.threshold() && !split
+        }
+    };
+    match holding {
+        _ if granted => Ok(()),
+        None => Err(Refusal::NotConfirmed),
+        Some(holding) => {
+            let (request, question) = question(core, from, kind, old, roster);
+            match holding.guard().ask_operator(request, question) {
+                Ok(Some(Ok(()))) => Ok(()),
+                Ok(Some(Err(reason))) => Err(Refusal::Policy(Denial::Rejected(reason))),
+                Ok(None) => Err(Refusal::NeedsApproval),
+                Err(error) => Err(Refusal::Storage(error.to_string())),
+            }
         }
     }
+}
+
+/// What the operator is shown, and what its answer binds to: the change, in this epoch.
+fn question(core: &Core, from: &MemberId, kind: RedealKind, old: &PublicKeys, roster: &Roster) -> ([u8; 32], Approval) {
+    let members = roster.members().iter().map(peer_name).collect::<Vec<_>>().join(", ");
+    let text = match kind {
+        RedealKind::Repair(target) => format!("deal a share again to {}, which has lost its own", peer_name(&target)),
+        RedealKind::Refresh | RedealKind::Reshare => {
+            format!("deal the shares again: threshold {}, members {members}", roster.threshold())
+        }
+    };
+    let mut engine = sha256::Hash::engine();
+    engine.input(b"keyless/roster-change/v1");
+    engine.input(&old.statement());
+    engine.input(text.as_bytes());
+    let now = core.chain().now();
+    let approval = Approval {
+        coordinator: *from,
+        txid: None,
+        transaction: Vec::new(),
+        text,
+        payments: Vec::new(),
+        change_sat: 0,
+        fee_sat: None,
+        agreed: Vec::new(),
+        rule: "roster change".to_owned(),
+        asked: now,
+        expires: now.saturating_add(OPEN_SECONDS_UNATTENDED),
+        answer: None,
+    };
+    (sha256::Hash::from_engine(engine).to_byte_array(), approval)
 }

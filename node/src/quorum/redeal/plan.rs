@@ -25,7 +25,7 @@ const MAX_BEHIND: u32 = 6;
 
 /// Who answered, with what they say of themselves; who is missing, and why.
 pub(super) struct Field {
-    ready: BTreeMap<MemberId, Status>,
+    pub(super) ready: BTreeMap<MemberId, Status>,
     missing: BTreeMap<MemberId, Missing>,
 }
 
@@ -124,7 +124,7 @@ pub(super) fn plan(core: &Core, holding: &Holding, request: &Request, field: Fie
             Some(row) if row.epoch == old.epoch && holds && row.locked => {
                 missing.insert(*member, Missing::refused(*member, &Refusal::Locked));
             }
-            Some(row) if row.epoch == old.epoch && holds => {
+            Some(row) if row.epoch == old.epoch && holds && !row.unconfirmed => {
                 dealers.insert(*member);
             }
             // It has lost its share or slept through an epoch: a share for it is a repair, and needs consent.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bitcoin::Network;
 use tss_wallet::{Epoch, MemberId, PublicKeys};
 
 use super::super::core::{Core, Unasked};
@@ -14,7 +13,7 @@ use super::super::peer_name;
 use super::super::refusal::Refusal;
 use super::super::sessions::SessionKind;
 use super::super::wire::{Message, NO_WALLET, RedealKind, Topic};
-use super::{Done, Request, decode_keys, encode_keys, run};
+use super::{Done, Request, consent, decode_keys, encode_keys, run};
 
 /// How long the member that lost its share waits for the one that coordinates its repair.
 const REPAIR: Duration = Duration::from_secs(60);
@@ -41,10 +40,11 @@ pub fn asked_to_repair(core: &Arc<Core>, from: MemberId, topic: Topic, name: &st
         named && holding.index_of(&from).is_some()
     });
     let Some(holding) = holding else { return core.refuse(&topic, from, Refusal::UnknownWallet) };
-    if core.network() != Network::Regtest && !core.policy().accepts_any {
-        return core.refuse(&topic, from, Refusal::NotConfirmed);
-    }
     let request = Request { kind: RedealKind::Repair(from), roster: holding.public().roster.clone() };
+    let keys = holding.public();
+    if let Err(refusal) = consent::consents(core, &from, request.kind, keys, &request.roster, Some(&holding)) {
+        return core.refuse(&topic, from, refusal);
+    }
     match run(core, &holding, &request) {
         Ok(done) => {
             core.send(&topic, 0, from, &Message::Keys(encode_keys(&done.keys)));

@@ -109,9 +109,12 @@ fn what_is_ours_is_marked_so() {
             "listblame"
         ]
     );
-    for (name, argument) in
-        [("createwallet", "quorum"), ("sendtoaddress", "idempotency_key"), ("sendmany", "idempotency_key")]
-    {
+    for (name, argument) in [
+        ("createwallet", "quorum"),
+        ("restorewallet", "force"),
+        ("sendtoaddress", "idempotency_key"),
+        ("sendmany", "idempotency_key"),
+    ] {
         let method = method(name);
         assert!(method.args.iter().any(|arg| arg.new && arg.name() == argument), "{name}");
         assert!(!Value::Arr(method.conversions()).compact().contains(argument), "{name}");

@@ -23,12 +23,20 @@ struct Packet {
     body: Vec<u8>,
 }
 
+/// What machines said to each other.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Traffic {
+    pub messages: u64,
+    /// Bodies alone, without envelopes.
+    pub bytes: u64,
+}
+
 /// Feeds machines with each other's messages until there is none left.
-fn run<M>(
+pub fn run<M>(
     machines: &mut BTreeMap<PartyIndex, M>,
     first: Vec<(PartyIndex, Vec<Outgoing>)>,
     feed: impl Fn(&mut M, PartyIndex, &[u8]) -> Vec<Outgoing>,
-) {
+) -> Traffic {
     let all: Vec<PartyIndex> = machines.keys().copied().collect();
     let post = |from: PartyIndex, out: Vec<Outgoing>| -> Vec<Packet> {
         let packets = out.into_iter().flat_map(|message| {
@@ -41,10 +49,14 @@ fn run<M>(
         packets.collect()
     };
     let mut queue: VecDeque<Packet> = first.into_iter().flat_map(|(from, out)| post(from, out)).collect();
+    let mut traffic = Traffic::default();
     while let Some(Packet { from, to, body }) = queue.pop_front() {
+        traffic.messages += 1;
+        traffic.bytes += body.len() as u64;
         let machine = machines.get_mut(&to).expect("messages go to members");
         queue.extend(post(to, feed(machine, from, &body)));
     }
+    traffic
 }
 
 /// A quorum's shares, generated as members generate them.

@@ -1,9 +1,10 @@
 //! Measures what the project promises about speed, with real processes on loopback. Prints tables in Markdown.
 //!
 //! `keyless-bench signing [--short] [2-of-3] [3-of-5]`, `keyless-bench losses [--short]`,
-//! `keyless-bench wallet [--short]`
+//! `keyless-bench wallet [--short]`, `keyless-bench ceremonies [2-of-3] [3-of-5] [5-of-9] [7-of-10]`
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod ceremonies;
 mod cpu;
 mod crowd;
 mod floor;
@@ -21,7 +22,8 @@ use crate::live::{Live, type_name};
 use crate::stats::{Sample, ms};
 
 const USAGE: &str = "usage: keyless-bench signing [--short] [2-of-3] [3-of-5]\n       keyless-bench losses [--short]\n       \
-                     keyless-bench wallet [--short]";
+                     keyless-bench wallet [--short]\n       \
+                     keyless-bench ceremonies [2-of-3] [3-of-5] [5-of-9] [7-of-10]";
 const HUNDRED: u32 = 100;
 const SCHEMES: [AddressType; 2] = [AddressType::Bech32m, AddressType::Bech32];
 
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.split_first() {
         Some((&"signing", rest)) => signing_command(rest),
+        Some((&"ceremonies", rest)) => ceremonies_command(rest),
         Some((&"losses", [])) => losses_command(FULL.losses),
         Some((&"losses", ["--short"])) => losses_command(SHORT.losses),
         Some((&"wallet", [])) => wallet_command(&wallet::FULL),
@@ -58,6 +61,17 @@ fn wallet_command(runs: &wallet::Runs) -> ExitCode {
 fn usage() -> ExitCode {
     eprintln!("{USAGE}");
     ExitCode::FAILURE
+}
+
+fn ceremonies_command(args: &[&str]) -> ExitCode {
+    let all = [("2-of-3", (2, 3)), ("3-of-5", (3, 5)), ("5-of-9", (5, 9)), ("7-of-10", (7, 10))];
+    if args.iter().any(|arg| all.iter().all(|(name, _)| name != arg)) {
+        return usage();
+    }
+    let wanted = all.iter().filter(|(name, _)| args.is_empty() || args.contains(name));
+    println!("{}", machine());
+    ceremonies::run(&wanted.map(|(_, quorum)| *quorum).collect::<Vec<_>>());
+    ExitCode::SUCCESS
 }
 
 fn losses_command(rounds: usize) -> ExitCode {
