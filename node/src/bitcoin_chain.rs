@@ -15,6 +15,7 @@ use keyless_p2p::bitcoin::{
     BlockOutcome, BlockRef, Chain, HeaderInfo, HeaderRef, HeadersError, LowWorkStep, LowWorkSync, MempoolTx, TxRef,
 };
 
+mod addresses;
 mod compact;
 mod relay;
 
@@ -35,6 +36,11 @@ fn or_empty<T: Default>(result: Result<T, KernelError>) -> T {
         tracing::debug!(target: "net", %error, "the kernel did not answer");
         T::default()
     })
+}
+
+/// The text of an exception as Core's network logs it: it reads payloads from another kind of stream.
+pub(crate) fn exception(error: &KernelError) -> String {
+    error.to_string().replace("SpanReader::read", "DataStream::read")
 }
 
 fn header_ref(info: &BlockInfo) -> HeaderRef {
@@ -133,19 +139,34 @@ impl Chain for KernelChain {
         let hash = raw.get(..80).and_then(|bytes| deserialize::<Header>(bytes).ok()).map(|header| header.block_hash());
         let Some(hash) = hash else {
             let verdict = Some("block header is malformed".to_owned());
-            return BlockOutcome { hash: BlockHash::all_zeros(), new: false, valid: false, verdict, punish: true };
+            return BlockOutcome {
+                hash: BlockHash::all_zeros(),
+                new: false,
+                valid: false,
+                malformed: None,
+                verdict,
+                detail: String::new(),
+                punish: true,
+            };
         };
         match self.kernel.process_block(raw, requested, min_pow_checked) {
             Ok(outcome) => {
                 let valid = outcome.verdict.as_ref().is_some_and(|verdict| verdict.kind == BlockVerdictKind::Valid);
                 let refused = outcome.verdict.filter(|verdict| verdict.kind != BlockVerdictKind::Valid);
                 let punish = refused.as_ref().is_some_and(|verdict| punishable(verdict.kind));
+                let detail = refused.as_ref().map(|verdict| verdict.debug.clone()).unwrap_or_default();
                 let verdict = refused.map(|verdict: BlockVerdict| verdict.reason);
-                BlockOutcome { hash, new: outcome.new, valid, verdict, punish }
+                BlockOutcome { hash, new: outcome.new, valid, malformed: None, verdict, detail, punish }
             }
-            Err(error) => {
-                BlockOutcome { hash, new: false, valid: false, verdict: Some(error.to_string()), punish: false }
-            }
+            Err(error) => BlockOutcome {
+                hash,
+                new: false,
+                valid: false,
+                malformed: Some(exception(&error)),
+                verdict: Some(error.to_string()),
+                detail: String::new(),
+                punish: false,
+            },
         }
     }
 

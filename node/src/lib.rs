@@ -7,7 +7,7 @@
 //! | module | holds |
 //! | --- | --- |
 //! | [`app`] | start, daemonizing, stop: the order of everything |
-//! | [`p2p_options`], [`rpc_options`], [`cosigner_options`] | options, read into the configurations of the crates |
+//! | [`p2p_options`], [`proxy_options`], [`rpc_options`], [`cosigner_options`] | options, read into the configurations of the crates |
 //! | [`events`] | the kernel's notifications, handed on |
 //! | [`bitcoin_chain`], [`kernel_view`] | the kernel as the Bitcoin network sees it, and as wallets do |
 //! | [`rpc_backend`] | the kernel, the process and the network as RPC sees them |
@@ -25,6 +25,7 @@ pub mod events;
 pub mod kernel_view;
 pub mod metrics;
 pub mod p2p_options;
+pub mod proxy_options;
 pub mod quorum;
 pub mod rpc_backend;
 pub mod rpc_options;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bitcoin::p2p::Magic;
 use keyless_kernel::Args;
 use keyless_kernel::chain::ChainParams;
+use keyless_p2p::bitcoin::NetAddr;
 use keyless_p2p::bitcoin::config::{Bind, Config, Outbound, parse_whitebind, parse_whitelist};
 
 const CLIENT_VERSION: &str = "31.99.0";
@@ -30,7 +31,17 @@ pub fn config(args: &Args, chain: &ChainParams) -> Result<Config, OptionError> {
     config.outbound = outbound(args);
     config.added = args.get_all("-addnode");
     config.seed_nodes = args.get_all("-seednode");
+    if matches!(config.outbound, Outbound::Only(ref nodes) if !nodes.is_empty()) {
+        if !config.seed_nodes.is_empty() {
+            tracing::info!("-seednode is ignored when -connect is used");
+        }
+        if args.is_set("-dnsseed") && args.get_bool("-dnsseed", true) && args.is_set("-proxy") {
+            tracing::info!("-dnsseed is ignored when -connect is used and -proxy is specified");
+        }
+    }
     // Core: `-connect` sets `-dnsseed=0`, unless it is given.
+    (config.proxies, config.reachable) = crate::proxy_options::read(args)?;
+    config.fixed_seeds = args.get_bool("-fixedseeds", true);
     if args.get_bool("-dnsseed", matches!(config.outbound, Outbound::Automatic)) {
         config.dns_seeds.clone_from(&chain.dns_seeds);
     }
@@ -47,6 +58,7 @@ pub fn config(args: &Args, chain: &ChainParams) -> Result<Config, OptionError> {
     config.whitelist_force_relay = args.get_bool("-whitelistforcerelay", config.whitelist_force_relay);
     config.blocks_only = args.get_bool("-blocksonly", false);
     config.v2_transport = args.get_bool("-v2transport", true);
+    config.tx_reconciliation = args.get_bool("-txreconciliation", false);
     config.network_active = args.get_bool("-networkactive", true);
     config.external = external_addresses(args, config.default_port)?;
     config.discover = args.get_bool("-discover", true);
@@ -57,7 +69,6 @@ pub fn config(args: &Args, chain: &ChainParams) -> Result<Config, OptionError> {
     config.log_ips = args.get_bool("-logips", false);
     let folder = args.datadir_net();
     config.ban_file = Some(folder.join("banlist.json"));
-    config.addresses_file = Some(folder.join("indexes").join("keyless").join("addresses"));
     if args.get_bool("-capturemessages", false) {
         config.capture_dir = Some(folder.join("message_capture"));
     }
@@ -137,9 +148,9 @@ fn outbound(args: &Args) -> Outbound {
     Outbound::Only(if none { Vec::new() } else { connect })
 }
 
-fn external_addresses(args: &Args, default_port: u16) -> Result<Vec<SocketAddr>, OptionError> {
+fn external_addresses(args: &Args, default_port: u16) -> Result<Vec<NetAddr>, OptionError> {
     let port = port(args, default_port)?;
-    let parse = |text: String| numeric_address(&text, port).ok_or_else(|| cannot_resolve("externalip", &text));
+    let parse = |text: String| NetAddr::parse(&text, port).ok_or_else(|| cannot_resolve("externalip", &text));
     args.get_all("-externalip").into_iter().map(parse).collect()
 }
 

@@ -34,6 +34,7 @@ pub fn config(args: &Args) -> Result<Config, OptionError> {
         cookie_perms: args.get("-rpccookieperms"),
         whitelist: args.get_all("-rpcwhitelist"),
         whitelist_default: args.is_set("-rpcwhitelistdefault").then(|| args.get_bool("-rpcwhitelistdefault", false)),
+        rest: args.get_bool("-rest", false),
         threads: at_least_one(args, "-rpcthreads", defaults.threads),
         work_queue: at_least_one(args, "-rpcworkqueue", defaults.work_queue),
         timeout: args

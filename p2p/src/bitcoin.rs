@@ -7,13 +7,12 @@
 //!
 //! Map: [`chain`] what the node must provide, [`config`] options, [`handle`] what callers hold, `owner` the
 //! one thread that owns all state, `peer` one peer's state, `downloads` bookkeeping without I/O,
-//! `message`, `wire` and `transport` the formats, `socket` the only tasks that do I/O, `addresses`, `bans` and `evict` what is
-//! remembered about hosts and who makes room.
+//! `message`, `wire` and `transport` the formats, `socket` the only tasks that do I/O, `net_addr` addresses on all
+//! networks, `bans` and `evict` what is remembered about hosts and who makes room.
 //!
 //! The owner is a plain thread because the chain's calls block; sockets are tokio tasks. Nothing here calls
 //! the chain from a tokio worker.
 
-mod addresses;
 mod bans;
 mod capture;
 pub mod chain;
@@ -23,11 +22,13 @@ mod evict;
 pub mod handle;
 mod inbox;
 mod message;
+pub mod net_addr;
 mod owner;
 mod peer;
 pub mod permissions;
 mod rolling;
 mod socket;
+mod stream;
 mod transport;
 mod wire;
 
@@ -38,12 +39,14 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
 pub use chain::{
-    BlockOutcome, BlockRef, Chain, ChainEvent, CompactAnswer, CompactBlocks, CompactEnd, CompactStart, HeaderInfo,
-    HeaderRef, HeadersError, LightClients, LowWorkStep, LowWorkSync, Malformed, MempoolTx, Received, RelayPeer,
-    Relayed, TxRef, TxRelay,
+    AddressBook, AddressSource, BlockOutcome, BlockRef, Chain, ChainEvent, CompactAnswer, CompactBlocks, CompactEnd,
+    CompactStart, HeaderInfo, HeaderRef, HeadersError, LightClients, LowWorkStep, LowWorkSync, Malformed, MempoolTx,
+    Received, RelayPeer, Relayed, TxRef, TxRelay,
 };
 pub use config::{Bind, Config, Outbound, Permissions};
 pub use handle::{ConnectionType, Handle, PeerId, PeerInfo, StartError, Whom};
+pub use message::{decode_addresses, encode_addresses};
+pub use net_addr::{Gossip, Net, NetAddr, Nets};
 
 use inbox::Inbox;
 use owner::{Owner, Wiring};
@@ -68,6 +71,10 @@ pub fn start(config: Config, chain: Arc<dyn Chain>) -> Result<Handle, StartError
     let inbox = Arc::new(Inbox::default());
     let handle = Handle { inbox: Arc::clone(&inbox), listening: Arc::clone(&listening), thread: Arc::default() };
     let wiring = Wiring { inbox, runtime: tokio::runtime::Handle::current(), listeners, listening };
+    // Core names its threads so; who watches a start waits for these lines.
+    for thread in ["net", "addcon", "msghand"] {
+        tracing::info!("{thread} thread start");
+    }
     let thread = std::thread::Builder::new()
         .name("b-msghand".to_owned())
         .spawn(move || Owner::new(config, chain, wiring).run())

@@ -91,12 +91,8 @@ pub trait Network: Send + Sync {
     /// `-bantime`.
     fn default_ban_secs(&self) -> i64;
 
-    /// Known addresses, at most `count` (0: all), of one network if named.
-    async fn addresses(&self, count: usize, network: Option<&str>) -> Result<Vec<KnownAddress>, RpcError>;
-    /// How many addresses are known of each network.
-    async fn address_counts(&self) -> Result<Vec<AddressCount>, RpcError>;
-    /// Adds an address to what is known (tests).
-    async fn add_address(&self, address: std::net::IpAddr, port: u16, tried: bool) -> Result<bool, RpcError>;
+    /// What is done every few minutes comes nearer by this much (tests).
+    async fn advance_schedule(&self, by: std::time::Duration) -> Result<(), RpcError>;
     /// Sends a raw message to a peer (tests); false if there is no such peer.
     async fn send_message(&self, peer: i64, message: &str, payload: &[u8]) -> Result<bool, RpcError>;
 }
@@ -247,24 +243,6 @@ pub struct Ban {
     pub address: String,
     pub created_secs: i64,
     pub until_secs: i64,
-}
-
-/// A known address of a possible peer.
-#[derive(Clone, Debug)]
-pub struct KnownAddress {
-    pub time_secs: i64,
-    pub services: u64,
-    pub address: String,
-    pub port: u16,
-    pub network: String,
-}
-
-/// How many addresses of a network are known.
-#[derive(Clone, Debug)]
-pub struct AddressCount {
-    pub network: String,
-    pub new: usize,
-    pub tried: usize,
 }
 
 /// Everything a method may ask.

@@ -12,6 +12,7 @@ mod envelope;
 mod gate;
 mod http1;
 mod listen;
+mod rest;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -61,6 +62,8 @@ pub struct Config {
     pub whitelist: Vec<String>,
     /// `-rpcwhitelistdefault`, if given.
     pub whitelist_default: Option<bool>,
+    /// `-rest`: answers without a password under `/rest/`.
+    pub rest: bool,
     /// `-rpcthreads`: calls that run at once.
     pub threads: usize,
     /// `-rpcworkqueue`: calls that wait.
@@ -82,6 +85,7 @@ impl Default for Config {
             cookie_perms: None,
             whitelist: Vec::new(),
             whitelist_default: None,
+            rest: false,
             threads: 16,
             work_queue: 64,
             timeout: Duration::from_secs(30),
@@ -117,6 +121,7 @@ struct Shared {
     gate: Gate,
     interrupted: AtomicBool,
     timeout: Duration,
+    rest: bool,
 }
 
 /// A running server. Dropping it closes the sockets at once; [`Server::stop`] lets answers finish.
@@ -147,7 +152,9 @@ impl Server {
             gate: Gate::new(config.threads, config.work_queue),
             interrupted: AtomicBool::new(false),
             timeout: config.timeout,
+            rest: config.rest,
         });
+        tracing::debug!(target: "http", "Starting HTTP server");
         let (closing, _) = watch::channel(false);
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut addresses = Vec::new();

@@ -90,7 +90,8 @@ kl_buf kl_process_block(kl_in block, int force, int min_pow_checked)
     return Answer([&](Writer& out) {
         const Call call;
         auto decoded{std::make_shared<CBlock>()};
-        Decode(block, TX_WITH_WITNESS(*decoded), "Block");
+        // What follows a block in a message is ignored, as Core does.
+        SpanReader{View(block)} >> TX_WITH_WITNESS(*decoded);
         auto verdict{std::make_shared<Verdict>(decoded->GetHash())};
         ValidationSignals& signals{*call.node().validation_signals};
         signals.RegisterSharedValidationInterface(verdict);

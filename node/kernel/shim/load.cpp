@@ -115,6 +115,7 @@ void MakeNetworkTables(node::NodeContext& node)
     auto addrman{LoadAddrman(*node.netgroupman, gArgs)};
     if (!addrman) Require(InitError(util::ErrorString(addrman)), "peers.dat");
     node.addrman = std::move(*addrman);
+    uiInterface.InitMessage(_("Loading banlist…"));
     if (node.netgroupman->UsingASMap()) {
         CheckAsmap(node);
         node.scheduler->scheduleEvery([&node] { CheckAsmap(node); }, std::chrono::hours{24});

@@ -7,6 +7,8 @@ use bitcoin::BlockHash;
 use bitcoin::p2p::ServiceFlags;
 use keyless_kernel::log::CoreLog;
 use keyless_kernel::{Args, InitError, Kernel};
+use keyless_p2p::bitcoin::Nets;
+use keyless_p2p::bitcoin::config::Proxies;
 use keyless_p2p::{bitcoin as net, cosigners};
 use keyless_rpc::backend::Services;
 use keyless_rpc::server::Server;
@@ -20,7 +22,7 @@ use crate::p2p_options::OptionError;
 use crate::rpc_backend::network::{NetworkBackend, NetworkFacts};
 use crate::rpc_backend::{KernelBackend, Process};
 use crate::wallets::{WalletManager, WalletOptions};
-use crate::{cosigner_options, p2p_options, rpc_options};
+use crate::{cosigner_options, p2p_options, proxy_options, rpc_options};
 
 /// How long tasks that ignore the end may run on.
 pub const LAST_TASKS: Duration = Duration::from_secs(5);
@@ -49,15 +51,19 @@ pub fn start(args: &Args, runtime: &Runtime) -> Result<Node, InitError> {
     let genesis = genesis_hash(args);
     let cosigning = cosigner_options::read(args, &genesis, UNKNOWN_HEIGHT).map_err(refuse)?;
     let rpc = rpc_options::config(args).map_err(refuse)?;
+    // What is wrong with these is said with the network's other options, after Core has looked at the ports.
+    let (proxies, reachable) = proxy_options::read(args).unwrap_or((Proxies::default(), Nets::NONE));
 
     let events = Arc::new(Events::default());
     let kernel = Kernel::start(args, events.clone())?;
     CoreLog::install();
     log_start(args, &cosigning);
+    kernel.set_reachable(reachable.bits());
 
     let facts = NetworkFacts {
         v2_transport: args.get_bool("-v2transport", true),
         default_ban_secs: args.get_int("-bantime").unwrap_or(DEFAULT_BAN_SECS),
+        proxies,
     };
     let network_backend = Arc::new(NetworkBackend::new(kernel.clone(), facts));
     let mut node = Node {
@@ -103,6 +109,7 @@ impl Node {
         let params = self.kernel.chain_params().map_err(|error| print(error.to_string()))?;
         let network_config = p2p_options::config(args, &params).map_err(|error| print(error.0))?;
         if !args.get_bool("-disablewallet", false) {
+            self.kernel.init_message("Verifying wallet(s)…");
             let options = WalletOptions::read(args, &cosigning).map_err(&print)?;
             let view = Arc::new(KernelView::new(self.kernel.clone(), *args));
             let manager = WalletManager::new(options, view, runtime.handle().clone());
@@ -153,6 +160,7 @@ impl Node {
         config.services = ServiceFlags::from(state.services);
         let chain = Arc::new(KernelChain::new(self.kernel.clone()));
         let _guard = runtime.enter();
+        self.kernel.init_message("Starting network threads…");
         let handle = net::start(config, chain).map_err(|error| error.to_string())?;
         self.events.attach_network(handle.clone());
         self.network_backend.attach(handle.clone());

@@ -6,10 +6,10 @@ use keyless_kernel::{KernelError, compact as kernel};
 use keyless_p2p::bitcoin::{CompactAnswer, CompactBlocks, CompactEnd, CompactStart, LightClients, Malformed, PeerId};
 
 use super::relay::number;
-use super::{KernelChain, or_empty};
+use super::{KernelChain, exception, or_empty};
 
 fn malformed(error: KernelError) -> Malformed {
-    Malformed(error.to_string())
+    Malformed(exception(&error))
 }
 
 impl CompactBlocks for KernelChain {

@@ -4,7 +4,7 @@ use bitcoin::{Txid, Wtxid};
 use keyless_kernel::relay as kernel;
 use keyless_p2p::bitcoin::{Malformed, PeerId, Received, RelayPeer, Relayed, TxRef, TxRelay};
 
-use super::{KernelChain, or_empty};
+use super::{KernelChain, exception, or_empty};
 
 /// The kernel counts peers in a signed number.
 pub(super) fn number(peer: PeerId) -> i64 {
@@ -56,7 +56,7 @@ impl TxRelay for KernelChain {
     }
 
     fn transaction_ids(&self, raw: &[u8]) -> Result<(Txid, Wtxid), Malformed> {
-        self.kernel.relay_decode(raw).map_err(|error| Malformed(error.to_string()))
+        self.kernel.relay_decode(raw).map_err(|error| Malformed(exception(&error)))
     }
 
     fn receive_transaction(&self, peer: PeerId, raw: &[u8]) -> Received {

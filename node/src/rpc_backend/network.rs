@@ -3,12 +3,14 @@
 //! Owns the translation between [`keyless_p2p::bitcoin`]'s types and those of [`keyless_rpc::backend`]. The network
 //! starts after RPC does: until then there are no peers.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::OnceLock;
 
 use async_trait::async_trait;
 use bitcoin::Amount;
 use keyless_kernel::Kernel;
+use keyless_p2p::bitcoin::Net;
+use keyless_p2p::bitcoin::config::Proxies;
 use keyless_p2p::bitcoin::handle::{ConnectionType, Handle, NetTotals, PeerInfo, Whom};
 use keyless_p2p::bitcoin::permissions::Subnet;
 use keyless_rpc::RpcError;
@@ -16,14 +18,13 @@ use keyless_rpc::backend::{self as rpc, Network};
 
 /// Core 31.99 as an integer.
 const CLIENT_VERSION_NUMBER: u32 = 319_900;
-/// Core's names of networks, in `getnetworkinfo`'s order.
-const NETWORKS: [&str; 5] = ["ipv4", "ipv6", "onion", "i2p", "cjdns"];
 
 /// Facts of the configuration that the network's methods show.
 #[derive(Debug, Clone)]
 pub struct NetworkFacts {
     pub v2_transport: bool,
     pub default_ban_secs: i64,
+    pub proxies: Proxies,
 }
 
 /// [`Network`] over the running P2P network.
@@ -66,10 +67,6 @@ fn secs(time: u64) -> i64 {
     i64::try_from(time).unwrap_or(i64::MAX)
 }
 
-fn network_of(ip: IpAddr) -> &'static str {
-    if ip.is_ipv4() { "ipv4" } else { "ipv6" }
-}
-
 #[async_trait]
 impl Network for NetworkBackend {
     async fn network_info(&self) -> Result<rpc::NetworkInfo, RpcError> {
@@ -77,7 +74,6 @@ impl Network for NetworkBackend {
         let (info, mempool) = self.with(move |handle| (handle.info(), kernel.mempool_info())).await?;
         let info = info.ok_or_else(disabled)?;
         let mempool = mempool.map_err(|error| RpcError::internal(error.to_string()))?;
-        let reachable = |name: &str| matches!(name, "ipv4" | "ipv6");
         Ok(rpc::NetworkInfo {
             version: CLIENT_VERSION_NUMBER,
             subversion: info.user_agent,
@@ -88,12 +84,15 @@ impl Network for NetworkBackend {
             active: info.active,
             connections_in: info.connections.inbound,
             connections_out: info.connections.outbound,
-            networks: NETWORKS
-                .map(|name| rpc::NetworkEntry {
-                    name: name.to_owned(),
-                    reachable: reachable(name),
-                    proxy: String::new(),
-                    proxy_randomize_credentials: false,
+            networks: Net::ALL
+                .map(|net| {
+                    let proxy = self.facts.proxies.of(net);
+                    rpc::NetworkEntry {
+                        name: net.name().to_owned(),
+                        reachable: info.reachable.has(net),
+                        proxy: proxy.map(|proxy| proxy.address.clone()).unwrap_or_default(),
+                        proxy_randomize_credentials: proxy.is_some_and(|proxy| proxy.randomize),
+                    }
                 })
                 .to_vec(),
             relay_fee: Amount::from_sat(mempool.min_relay_sat_kvb),
@@ -102,7 +101,7 @@ impl Network for NetworkBackend {
                 .local_addresses
                 .into_iter()
                 .map(|(address, score)| rpc::LocalAddress {
-                    address: address.ip().to_string(),
+                    address: address.host(),
                     port: address.port(),
                     score: i32::try_from(score).unwrap_or(i32::MAX),
                 })
@@ -220,38 +219,8 @@ impl Network for NetworkBackend {
         self.facts.default_ban_secs
     }
 
-    async fn addresses(&self, count: usize, network: Option<&str>) -> Result<Vec<rpc::KnownAddress>, RpcError> {
-        let known = self.with(|handle| handle.known_addresses()).await?;
-        let wanted = |ip: IpAddr| network.is_none_or(|name| name == network_of(ip));
-        let limit = if count == 0 { usize::MAX } else { count };
-        let shown = known.into_iter().filter(|known| wanted(known.address.ip())).take(limit);
-        Ok(shown
-            .map(|known| rpc::KnownAddress {
-                time_secs: secs(known.time),
-                services: known.services.to_u64(),
-                address: known.address.ip().to_string(),
-                port: known.address.port(),
-                network: network_of(known.address.ip()).to_owned(),
-            })
-            .collect())
-    }
-
-    async fn address_counts(&self) -> Result<Vec<rpc::AddressCount>, RpcError> {
-        let known = self.with(|handle| handle.known_addresses()).await?;
-        let count = |name: &str, tried: bool| {
-            known.iter().filter(|known| network_of(known.address.ip()) == name && known.tried == tried).count()
-        };
-        Ok(NETWORKS
-            .map(|name| rpc::AddressCount {
-                network: name.to_owned(),
-                new: count(name, false),
-                tried: count(name, true),
-            })
-            .to_vec())
-    }
-
-    async fn add_address(&self, address: IpAddr, port: u16, tried: bool) -> Result<bool, RpcError> {
-        self.with(move |handle| handle.add_address(address, port, tried)).await
+    async fn advance_schedule(&self, by: std::time::Duration) -> Result<(), RpcError> {
+        self.with(move |handle| handle.advance_schedule(by)).await
     }
 
     async fn send_message(&self, peer: i64, message: &str, payload: &[u8]) -> Result<bool, RpcError> {
@@ -283,7 +252,7 @@ fn peer_info(peer: PeerInfo) -> rpc::PeerInfo {
         addr_bind: peer.addrbind.map(|address| address.to_string()),
         addr_local: peer.addrlocal.map(|address| address.to_string()),
         network: peer.network.to_owned(),
-        mapped_as: None,
+        mapped_as: peer.mapped_as,
         services: peer.services.to_u64(),
         relay_txes: peer.relay_txes,
         last_inv_sequence: peer.last_inv_sequence,

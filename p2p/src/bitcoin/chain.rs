@@ -9,9 +9,11 @@ use bitcoin::block::Header;
 use bitcoin::hashes::Hash;
 use bitcoin::{BlockHash, Txid, Work, Wtxid};
 
+mod book;
 mod compact;
 mod relay;
 
+pub use book::{AddressBook, AddressSource};
 pub use compact::{CompactAnswer, CompactBlocks, CompactEnd, CompactStart, LightClients};
 pub use relay::{Malformed, Received, RelayPeer, Relayed, TxRelay};
 
@@ -68,6 +70,10 @@ pub struct BlockOutcome {
     pub valid: bool,
     /// `None`: not refused. Else Core's reject reason, such as `bad-txnmrklroot`.
     pub verdict: Option<String>,
+    /// It cannot be read as a block: the text of Core's exception.
+    pub malformed: Option<String>,
+    /// What else Core says of a refusal.
+    pub detail: String,
     /// The sender broke a rule.
     pub punish: bool,
 }
@@ -120,7 +126,7 @@ pub trait LowWorkSync: Send {
 }
 
 /// What the node's chain and mempool answer. Implemented by the node over the kernel, and by a test twin.
-pub trait Chain: TxRelay + CompactBlocks + LightClients + Send + Sync + 'static {
+pub trait Chain: AddressBook + TxRelay + CompactBlocks + LightClients + Send + Sync + 'static {
     /// Time since the Unix epoch; follows mock time.
     fn now(&self) -> Duration;
 

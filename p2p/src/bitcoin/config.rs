@@ -9,6 +9,7 @@ use std::time::Duration;
 use bitcoin::Network;
 use bitcoin::p2p::{Magic, ServiceFlags};
 
+use super::net_addr::{Net, NetAddr, Nets};
 pub use super::permissions::{PermissionError, Permissions, Subnet, WhitelistEntry, parse_whitebind, parse_whitelist};
 
 /// Core's `DEFAULT_MAX_PEER_CONNECTIONS`.
@@ -43,6 +44,40 @@ pub enum Outbound {
     Only(Vec<String>),
 }
 
+/// A SOCKS5 proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxy {
+    /// `host:port`, or `unix:` and a path.
+    pub address: String,
+    /// New credentials for each connection, so that Tor takes a new path.
+    pub randomize: bool,
+}
+
+/// Through which proxy each network is dialed; none is directly (and Tor then not at all).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Proxies {
+    pub ipv4: Option<Proxy>,
+    pub ipv6: Option<Proxy>,
+    pub onion: Option<Proxy>,
+    pub cjdns: Option<Proxy>,
+    /// The SAM bridge: named in reports, not dialed through.
+    pub i2p: Option<Proxy>,
+    /// For names: the proxy looks them up.
+    pub names: Option<Proxy>,
+}
+
+impl Proxies {
+    pub fn of(&self, net: Net) -> Option<&Proxy> {
+        match net {
+            Net::Ipv4 => self.ipv4.as_ref(),
+            Net::Ipv6 => self.ipv6.as_ref(),
+            Net::Onion => self.onion.as_ref(),
+            Net::Cjdns => self.cjdns.as_ref(),
+            Net::I2p => self.i2p.as_ref(),
+        }
+    }
+}
+
 /// Everything the network is told at start.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -74,12 +109,18 @@ pub struct Config {
     pub whitelist_force_relay: bool,
     /// `-blocksonly`: ask for no transactions.
     pub blocks_only: bool,
-    /// `-peerbloomfilters` is not offered: filters are refused with a disconnect.
     pub v2_transport: bool,
+    /// `-txreconciliation`: offer BIP330's handshake.
+    pub tx_reconciliation: bool,
     /// `-networkactive`.
     pub network_active: bool,
     /// `-externalip`.
-    pub external: Vec<SocketAddr>,
+    pub external: Vec<NetAddr>,
+    /// Networks to dial by ourselves (`-onlynet`, and those that have a way out).
+    pub reachable: Nets,
+    pub proxies: Proxies,
+    /// `-fixedseeds`.
+    pub fixed_seeds: bool,
     /// `-discover`.
     pub discover: bool,
     /// `-maxuploadtarget`, bytes in a day; 0 is no limit.
@@ -93,8 +134,6 @@ pub struct Config {
     pub capture_dir: Option<PathBuf>,
     /// `banlist.json`.
     pub ban_file: Option<PathBuf>,
-    /// Where known addresses are kept (our own format, not `peers.dat`).
-    pub addresses_file: Option<PathBuf>,
     /// `-logips`.
     pub log_ips: bool,
 }
@@ -129,8 +168,12 @@ impl Config {
             whitelist_force_relay: false,
             blocks_only: false,
             v2_transport: true,
+            tx_reconciliation: false,
             network_active: true,
             external: Vec::new(),
+            reachable: [Net::Ipv4, Net::Ipv6].into_iter().collect(),
+            proxies: Proxies::default(),
+            fixed_seeds: true,
             discover: true,
             max_upload_bytes: 0,
             max_receive_bytes: 5_000_000,
@@ -138,7 +181,6 @@ impl Config {
             force_dns_seed: false,
             capture_dir: None,
             ban_file: None,
-            addresses_file: None,
             log_ips: false,
         }
     }

@@ -15,7 +15,7 @@ pub(crate) struct Candidate {
     pub(crate) min_ping: Option<Duration>,
     pub(crate) last_tx: Duration,
     pub(crate) last_block: Duration,
-    pub(crate) group: [u8; 5],
+    pub(crate) group: Vec<u8>,
     /// Misbehaved before.
     pub(crate) prefer: bool,
 }
@@ -27,7 +27,7 @@ fn protect<K: Ord>(left: &mut Vec<Candidate>, most: usize, key: impl Fn(&Candida
 }
 
 pub(crate) fn choose(mut left: Vec<Candidate>) -> Option<PeerId> {
-    protect(&mut left, 4, |c| c.group);
+    protect(&mut left, 4, |c| c.group.clone());
     protect(&mut left, 8, |c| std::cmp::Reverse(c.min_ping.unwrap_or(Duration::MAX)));
     protect(&mut left, 4, |c| c.last_tx);
     protect(&mut left, 4, |c| c.last_block);
@@ -36,9 +36,9 @@ pub(crate) fn choose(mut left: Vec<Candidate>) -> Option<PeerId> {
     if left.iter().any(|c| c.prefer) {
         left.retain(|c| c.prefer);
     }
-    let mut groups: HashMap<[u8; 5], (usize, Duration)> = HashMap::new();
+    let mut groups: HashMap<Vec<u8>, (usize, Duration)> = HashMap::new();
     for candidate in &left {
-        let group = groups.entry(candidate.group).or_default();
+        let group = groups.entry(candidate.group.clone()).or_default();
         group.0 += 1;
         group.1 = group.1.max(candidate.connected);
     }
@@ -57,7 +57,7 @@ mod tests {
             min_ping: None,
             last_tx: Duration::ZERO,
             last_block: Duration::ZERO,
-            group: [4, 1, (id % 2) as u8, 0, 0],
+            group: vec![4, 1, (id % 2) as u8],
             prefer: false,
         }
     }

@@ -4,7 +4,7 @@
 //! threads. [`Handle::notify`] never blocks and may be called anywhere. A stopped network answers with nothing.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -14,6 +14,7 @@ use bitcoin::p2p::ServiceFlags;
 
 use super::chain::ChainEvent;
 use super::inbox::Inbox;
+use super::net_addr::{NetAddr, Nets};
 use super::permissions::{Permissions, Subnet};
 
 /// Longest wait for an answer of the owner.
@@ -55,8 +56,10 @@ pub struct PeerInfo {
     pub addrbind: Option<SocketAddr>,
     /// Our address as the peer sees it.
     pub addrlocal: Option<SocketAddr>,
-    /// `ipv4`, `ipv6`, `onion` or `not_publicly_routable`.
+    /// A network's name, or `not_publicly_routable`.
     pub network: &'static str,
+    /// The autonomous system, with `-asmap`.
+    pub mapped_as: Option<u32>,
     pub services: ServiceFlags,
     pub relay_txes: bool,
     pub last_inv_sequence: u64,
@@ -129,7 +132,9 @@ pub struct NetworkInfo {
     pub active: bool,
     pub connections: ConnectionCounts,
     /// Address and score.
-    pub local_addresses: Vec<(SocketAddr, u32)>,
+    pub local_addresses: Vec<(NetAddr, u32)>,
+    /// Networks that are dialed.
+    pub reachable: Nets,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -153,15 +158,6 @@ pub struct Ban {
     /// Seconds since the epoch.
     pub created: u64,
     pub until: u64,
-}
-
-/// `getnodeaddresses`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KnownAddress {
-    pub time: u64,
-    pub services: ServiceFlags,
-    pub address: SocketAddr,
-    pub tried: bool,
 }
 
 /// Which peers to disconnect.
@@ -192,8 +188,6 @@ pub(crate) enum Command {
     Unban { subnet: Subnet, reply: Reply<bool> },
     Bans(Reply<Vec<Ban>>),
     ClearBans(Reply<()>),
-    Addresses(Reply<Vec<KnownAddress>>),
-    AddAddress { address: SocketAddr, tried: bool, reply: Reply<bool> },
     SendRaw { id: PeerId, command: String, payload: Vec<u8>, reply: Reply<bool> },
     FetchBlock { id: PeerId, hash: bitcoin::BlockHash, reply: Reply<Result<(), FetchError>> },
     Advance(Duration),
@@ -327,17 +321,6 @@ impl Handle {
 
     pub fn clear_bans(&self) {
         self.ask(Command::ClearBans);
-    }
-
-    /// The whole address book, in no order that means anything.
-    pub fn known_addresses(&self) -> Vec<KnownAddress> {
-        self.ask(Command::Addresses).unwrap_or_default()
-    }
-
-    /// `addpeeraddress`: false if it was known or cannot be routed.
-    pub fn add_address(&self, ip: IpAddr, port: u16, tried: bool) -> bool {
-        let address = SocketAddr::new(ip, port);
-        self.ask(|reply| Command::AddAddress { address, tried, reply }).unwrap_or(false)
     }
 
     /// `sendmsgtopeer`: false if there is no such peer. `command` has at most 12 bytes.

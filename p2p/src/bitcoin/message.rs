@@ -9,9 +9,10 @@ use bitcoin::consensus::Decodable;
 use bitcoin::consensus::encode::{self, VarInt, deserialize_partial, serialize};
 use bitcoin::hashes::Hash;
 use bitcoin::p2p::ServiceFlags;
-use bitcoin::p2p::address::{AddrV2, AddrV2Message, Address};
 use bitcoin::p2p::message_blockdata::{GetHeadersMessage, Inventory};
 use bitcoin::{Block, BlockHash, Transaction};
+
+use super::net_addr::{Gossip, Net, NetAddr};
 
 /// What we speak (BIP 434's `feature` included, of which we offer none).
 pub(crate) const PROTOCOL_VERSION: u32 = 70_017;
@@ -34,7 +35,7 @@ pub(crate) const MAX_HEADERS: usize = 2_000;
 /// A payload that is not what its type says.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct MessageError(pub(crate) String);
+pub struct MessageError(pub String);
 
 pub(crate) fn decode<T: Decodable>(payload: &[u8]) -> Result<T, MessageError> {
     deserialize_partial(payload).map(|(value, _)| value).map_err(decode_error)
@@ -219,82 +220,62 @@ pub(crate) fn inventory_name(item: &Inventory) -> String {
     }
 }
 
-/// An address as gossip carries it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Gossip {
-    pub(crate) time: u32,
-    pub(crate) services: ServiceFlags,
-    pub(crate) address: SocketAddr,
-}
-
-/// Entries of an `addr` or `addrv2`: how many there were, and those of networks we can dial.
-pub(crate) fn decode_addresses(payload: &[u8], v2: bool) -> Result<(usize, Vec<Gossip>), MessageError> {
-    if v2 {
-        return decode_addrv2(payload);
-    }
-    let all: Vec<(u32, Address)> = decode(payload)?;
-    let count = all.len();
-    let usable = all.iter().filter_map(|(time, entry)| {
-        let address = entry.socket_addr().ok()?;
-        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-        Some(Gossip { time: *time, services: entry.services, address })
-    });
-    Ok((count, usable.collect()))
-}
-
-/// BIP 155: entries of networks that we do not know are skipped.
-fn decode_addrv2(payload: &[u8]) -> Result<(usize, Vec<Gossip>), MessageError> {
+/// Entries of an `addr` or `addrv2`: how many there were, and those of networks we know.
+pub fn decode_addresses(payload: &[u8], v2: bool) -> Result<(usize, Vec<Gossip>), MessageError> {
     let mut reader = Reader(payload);
     let VarInt(count) = reader.value()?;
     let mut usable = Vec::new();
     for _ in 0..count {
-        let time: u32 = reader.value()?;
-        let VarInt(services) = reader.value()?;
-        let network: u8 = reader.value()?;
-        let VarInt(length) = reader.value()?;
-        if length > MAX_ADDRV2_BYTES {
-            let text = format!("Address too long: {length} > {MAX_ADDRV2_BYTES}: iostream error");
-            return Err(MessageError(text));
-        }
-        let bytes = reader.take(usize::try_from(length).unwrap_or(usize::MAX))?;
-        let port = reader.take(2)?;
-        let ip = match (network, bytes.len()) {
-            (1, 4) => bytes.try_into().map(|b: [u8; 4]| IpAddr::from(b)).ok(),
-            (2, 16) => bytes.try_into().map(|b: [u8; 16]| IpAddr::from(b)).ok(),
-            (1 | 2, length) => {
-                let (name, right) = if network == 1 { ("IPv4", 4) } else { ("IPv6", 16) };
-                let text = format!("BIP155 {name} address with length {length} (should be {right}): iostream error");
-                return Err(MessageError(text));
-            }
-            _ => None,
-        };
-        let port = port.iter().fold(0, |port, byte| port << 8 | u16::from(*byte));
-        if let Some(ip) = ip {
-            usable.push(Gossip { time, services: ServiceFlags::from(services), address: SocketAddr::new(ip, port) });
-        }
+        let entry = if v2 { next_v2(&mut reader)? } else { next_v1(&mut reader)? };
+        usable.extend(entry);
     }
     Ok((usize::try_from(count).unwrap_or(usize::MAX), usable))
 }
 
-pub(crate) fn encode_addresses(entries: &[Gossip], v2: bool) -> Vec<u8> {
-    if v2 {
-        let list: Vec<AddrV2Message> = entries
-            .iter()
-            .map(|entry| AddrV2Message {
-                time: entry.time,
-                services: entry.services,
-                addr: match entry.address.ip() {
-                    IpAddr::V4(ip) => AddrV2::Ipv4(ip),
-                    IpAddr::V6(ip) => AddrV2::Ipv6(ip),
-                },
-                port: entry.address.port(),
-            })
-            .collect();
-        return serialize(&list);
+fn next_v1(reader: &mut Reader<'_>) -> Result<Option<Gossip>, MessageError> {
+    let time: u32 = reader.value()?;
+    let services = ServiceFlags::from(reader.value::<u64>()?);
+    let address = v1_address(reader.take(18)?);
+    Ok(address.filter(|a| !a.ip().is_unspecified()).map(|a| Gossip { time, services, address: a.into() }))
+}
+
+/// BIP 155: an entry of a network that we do not know is skipped.
+fn next_v2(reader: &mut Reader<'_>) -> Result<Option<Gossip>, MessageError> {
+    let time: u32 = reader.value()?;
+    let VarInt(services) = reader.value()?;
+    let network: u8 = reader.value()?;
+    let VarInt(length) = reader.value()?;
+    if length > MAX_ADDRV2_BYTES {
+        return Err(MessageError(format!("Address too long: {length} > {MAX_ADDRV2_BYTES}: iostream error")));
     }
-    let list: Vec<(u32, Address)> =
-        entries.iter().map(|entry| (entry.time, Address::new(&entry.address, entry.services))).collect();
-    serialize(&list)
+    let bytes = reader.take(usize::try_from(length).unwrap_or(usize::MAX))?;
+    let port = reader.take(2)?.iter().fold(0, |port, byte| port << 8 | u16::from(*byte));
+    let Some(net) = Net::from_bip155(network) else { return Ok(None) };
+    let address = NetAddr::new(net, bytes, port).map_err(|error| MessageError(error.to_string()))?;
+    // An IPv4 address has its own form, and the old one of onion addresses is gone.
+    let hidden = matches!(address.ip(), Some(IpAddr::V6(ip)) if ip.to_ipv4_mapped().is_some());
+    Ok((!hidden).then(|| Gossip { time, services: ServiceFlags::from(services), address }))
+}
+
+/// The payload of `addr` or `addrv2`; `addr` leaves out what it cannot carry.
+pub fn encode_addresses(entries: &[Gossip], v2: bool) -> Vec<u8> {
+    let fitting: Vec<&Gossip> = entries.iter().filter(|entry| v2 || entry.address.fits_v1()).collect();
+    let mut out = serialize(&VarInt::from(fitting.len()));
+    for entry in fitting {
+        out.extend_from_slice(&entry.time.to_le_bytes());
+        if !v2 {
+            out.extend_from_slice(&entry.services.to_u64().to_le_bytes());
+            push_v1_address(&mut out, entry.address.socket());
+            continue;
+        }
+        let bytes = entry.address.address_bytes();
+        out.extend_from_slice(&serialize(&VarInt(entry.services.to_u64())));
+        out.push(entry.address.net().bip155());
+        out.extend_from_slice(&serialize(&VarInt::from(bytes.len())));
+        out.extend_from_slice(bytes);
+        out.extend_from_slice(&entry.address.port().to_be_bytes());
+    }
+    out
 }
 
 /// The block's serialization with every witness left out. `None` if it is no block.
@@ -365,7 +346,8 @@ mod tests {
         use rand::{Rng, SeedableRng};
         let mut rng = rand::rngs::StdRng::seed_from_u64(1);
         let genesis = bitcoin::constants::genesis_block(bitcoin::Network::Regtest);
-        let gossip = Gossip { time: 5, services: ServiceFlags::NETWORK, address: "9.8.7.6:18444".parse().unwrap() };
+        let gossip =
+            Gossip { time: 5, services: ServiceFlags::NETWORK, address: NetAddr::parse("9.8.7.6", 18444).unwrap() };
         let items = vec![Inventory::Block(genesis.block_hash()), Inventory::Transaction(Hash::all_zeros())];
         let seeds = [
             version().encode(0),
@@ -403,8 +385,12 @@ mod tests {
     #[test]
     fn addresses_survive_both_formats() {
         let entries = [
-            Gossip { time: 5, services: ServiceFlags::NETWORK, address: "9.8.7.6:18444".parse().unwrap() },
-            Gossip { time: 6, services: ServiceFlags::WITNESS, address: "[2001:db8::1]:8333".parse().unwrap() },
+            Gossip { time: 5, services: ServiceFlags::NETWORK, address: NetAddr::parse("9.8.7.6", 18444).unwrap() },
+            Gossip {
+                time: 6,
+                services: ServiceFlags::WITNESS,
+                address: NetAddr::parse("[2001:db8::1]:8333", 0).unwrap(),
+            },
         ];
         for v2 in [false, true] {
             let bytes = encode_addresses(&entries, v2);

@@ -16,6 +16,7 @@ mod headers;
 mod inventory;
 mod light;
 mod report;
+mod seeding;
 mod service;
 mod transactions;
 
@@ -31,7 +32,6 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::mpsc;
 
-use super::addresses::Addresses;
 use super::bans::Bans;
 use super::capture::Capture;
 use super::chain::{Chain, ChainEvent};
@@ -40,6 +40,7 @@ use super::downloads::Downloads;
 use super::handle::PeerId;
 use super::inbox::Inbox;
 use super::message::MessageError;
+use super::net_addr::Gossip;
 use super::peer::{Peer, Transport};
 use super::socket::SocketEvent;
 use super::transport::{Opening, TransportError};
@@ -98,7 +99,10 @@ pub(super) struct Owner {
     listening: Arc<Vec<SocketAddr>>,
     dials: Dials,
     bans: Bans,
-    addresses: Addresses,
+    samples: gossip::Samples,
+    relay_keys: gossip::RelayKeys,
+    /// Peers for blocks only from before the last stop, to be tried first.
+    anchors: Vec<Gossip>,
     capture: Capture,
     downloads: Downloads,
     block_sources: blocks::Sources,
@@ -142,9 +146,11 @@ impl Owner {
         let started = Instant::now();
         Self {
             bans: Bans::load(config.ban_file.clone(), now.as_secs()),
-            addresses: Addresses::load(config.addresses_file.clone(), now),
+            samples: gossip::Samples::default(),
+            relay_keys: gossip::RelayKeys::default(),
+            anchors: Vec::new(),
             capture: Capture::new(config.capture_dir.clone()),
-            dials: Dials::new(&config, started),
+            dials: Dials::new(&config, started, now),
             active: config.network_active,
             config,
             chain,
@@ -177,11 +183,13 @@ impl Owner {
     /// Runs until the handle stops it.
     pub(super) fn run(mut self) {
         let runtime = self.runtime.clone();
+        self.take_anchors();
         while !self.inbox.is_stopping() {
             let first = runtime.block_on(self.wait());
             self.work(first);
         }
-        self.addresses.save();
+        self.keep_anchors();
+        self.chain.book_save();
         self.peers.clear();
     }
 

@@ -14,7 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::chain::{HeaderRef, LowWorkSync};
 use super::handle::{ConnectionType, PeerId};
-use super::message::Gossip;
+use super::net_addr::{Gossip, NetAddr};
 use super::permissions::Permissions;
 use super::rolling::RollingSet;
 use super::socket::{Link, Outgoing};
@@ -102,7 +102,7 @@ impl TxRelay {
 #[derive(Debug)]
 pub(crate) struct AddressRelay {
     pub(crate) enabled: bool,
-    pub(crate) known: RollingSet<SocketAddr>,
+    pub(crate) known: RollingSet<NetAddr>,
     pub(crate) to_send: Vec<Gossip>,
     pub(crate) next_send: Duration,
     pub(crate) next_self: Duration,
@@ -156,6 +156,14 @@ impl std::fmt::Debug for LowWork {
     }
 }
 
+/// How far BIP330's handshake got. The protocol itself is not spoken yet, by us as by Core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reconciliation {
+    No,
+    Offered,
+    Agreed,
+}
+
 #[derive(Debug)]
 pub(crate) struct Ping {
     pub(crate) nonce: u64,
@@ -169,7 +177,10 @@ pub(crate) struct Ping {
 pub(crate) struct Peer {
     pub(crate) id: PeerId,
     pub(crate) name: String,
+    /// Its IP address; unspecified where there is none (behind a proxy that looks names up).
     pub(crate) address: SocketAddr,
+    /// Its address on its network.
+    pub(crate) target: NetAddr,
     pub(crate) bound: Option<SocketAddr>,
     pub(crate) onion: bool,
     pub(crate) kind: ConnectionType,
@@ -195,6 +206,7 @@ pub(crate) struct Peer {
     pub(crate) time_offset: i64,
     pub(crate) wtxid_relay: bool,
     pub(crate) wants_addrv2: bool,
+    pub(crate) reconciliation: Reconciliation,
     pub(crate) prefers_headers: bool,
     pub(crate) sent_sendheaders: bool,
     pub(crate) provides_compact: bool,
@@ -252,6 +264,7 @@ pub(crate) struct NewPeer {
     pub(crate) id: PeerId,
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
+    pub(crate) target: NetAddr,
     pub(crate) bound: Option<SocketAddr>,
     pub(crate) onion: bool,
     pub(crate) kind: ConnectionType,
@@ -267,6 +280,7 @@ impl Peer {
             id: new.id,
             name: new.name,
             address: new.address,
+            target: new.target,
             bound: new.bound,
             onion: new.onion,
             kind: new.kind,
@@ -288,6 +302,7 @@ impl Peer {
             time_offset: 0,
             wtxid_relay: false,
             wants_addrv2: false,
+            reconciliation: Reconciliation::No,
             prefers_headers: false,
             sent_sendheaders: false,
             provides_compact: false,

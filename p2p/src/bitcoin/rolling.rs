@@ -33,11 +33,6 @@ impl<T: Hash + Eq> RollingSet<T> {
         self.new.contains(member) || self.old.contains(member)
     }
 
-    pub(crate) fn remove(&mut self, member: &T) {
-        self.new.remove(member);
-        self.old.remove(member);
-    }
-
     pub(crate) fn clear(&mut self) {
         self.new.clear();
         self.old.clear();

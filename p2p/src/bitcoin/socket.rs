@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use bitcoin::p2p::Magic;
 use tokio::io::AsyncWriteExt;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
+use super::config::Proxy;
 use super::handle::PeerId;
+use super::net_addr::NetAddr;
+use super::stream::{self, Stream, WriteHalf};
 use super::transport::{self, Input, Opened, Opening, Seal, TransportError, Unseal};
 use super::wire::{Frame, FrameError, HEADER_BYTES, MAX_PAYLOAD};
 
@@ -35,7 +37,7 @@ pub(crate) enum SocketEvent {
     },
     Dialed {
         ticket: u64,
-        result: Result<(TcpStream, SocketAddr), String>,
+        result: Result<(Stream, Option<NetAddr>), String>,
     },
     Frame {
         id: PeerId,
@@ -141,7 +143,7 @@ struct Connection {
 /// Starts the tasks of a connection.
 pub(crate) fn open(
     runtime: &tokio::runtime::Handle,
-    stream: TcpStream,
+    stream: Stream,
     id: PeerId,
     config: SocketConfig,
     events: mpsc::Sender<SocketEvent>,
@@ -159,9 +161,7 @@ pub(crate) fn open(
     link
 }
 
-async fn run(stream: TcpStream, connection: Connection, queue: mpsc::Receiver<Outgoing>, closing: Arc<Notify>) {
-    // Without it small messages wait for acknowledgements; a socket that refuses works all the same.
-    let _ = stream.set_nodelay(true);
+async fn run(stream: Stream, connection: Connection, queue: mpsc::Receiver<Outgoing>, closing: Arc<Notify>) {
     let (input, mut output) = stream.into_split();
     let mut input = Input::new(connection.id, input, Arc::clone(&connection.counters));
     let Connection { id, config, ref events, .. } = connection;
@@ -225,7 +225,7 @@ async fn read_message(
 }
 
 async fn write_loop(
-    mut output: OwnedWriteHalf,
+    mut output: WriteHalf,
     mut seal: Seal,
     mut queue: mpsc::Receiver<Outgoing>,
     connection: &Connection,
@@ -309,30 +309,56 @@ async fn resolve(node: &str, default_port: u16) -> Result<Vec<SocketAddr>, Strin
     Ok(found.take(MAX_RESOLVED).collect())
 }
 
-/// Resolves and connects, all within `deadline`.
+/// How to reach a node.
+#[derive(Debug)]
+pub(crate) enum Route {
+    /// Resolved here.
+    Direct,
+    /// By a proxy; the address, if it is one.
+    Through(Proxy, Option<NetAddr>),
+}
+
+/// Connects, all within `deadline`. Through a proxy the deadline is the proxy's own.
 pub(crate) async fn dial(
     ticket: u64,
     node: String,
     default_port: u16,
+    route: Route,
     deadline: Duration,
     events: mpsc::Sender<SocketEvent>,
 ) {
-    let attempt = async {
-        let addresses = resolve(&node, default_port).await?;
-        let mut last = format!("Cannot resolve {node}");
-        for address in addresses {
-            match TcpStream::connect(address).await {
-                Ok(stream) => return Ok((stream, address)),
-                Err(error) => last = error.to_string(),
-            }
+    let result = match route {
+        Route::Direct => match tokio::time::timeout(deadline, directly(&node, default_port)).await {
+            Ok(result) => result,
+            Err(_) => Err("timeout".to_owned()),
+        },
+        Route::Through(proxy, address) => {
+            let (host, port) = match address {
+                Some(address) => (address.host(), address.port()),
+                None => split(&with_port(&node, default_port), default_port),
+            };
+            stream::through(&proxy, &host, port).await.map(|stream| (stream, address)).map_err(|e| e.to_string())
         }
-        Err(last)
-    };
-    let result = match tokio::time::timeout(deadline, attempt).await {
-        Ok(result) => result,
-        Err(_) => Err("timeout".to_owned()),
     };
     let _ = events.send(SocketEvent::Dialed { ticket, result }).await;
+}
+
+fn split(node: &str, default_port: u16) -> (String, u16) {
+    match node.rsplit_once(':') {
+        Some((host, port)) => (host.to_owned(), port.parse().unwrap_or(default_port)),
+        None => (node.to_owned(), default_port),
+    }
+}
+
+async fn directly(node: &str, default_port: u16) -> Result<(Stream, Option<NetAddr>), String> {
+    let mut last = format!("Cannot resolve {node}");
+    for address in resolve(node, default_port).await? {
+        match TcpStream::connect(address).await {
+            Ok(stream) => return Ok((Stream::Tcp(stream), Some(address.into()))),
+            Err(error) => last = error.to_string(),
+        }
+    }
+    Err(last)
 }
 
 /// Asks a seed for addresses.

@@ -10,10 +10,10 @@ use bip324::{GarbageResult, Handshake, InboundCipher, OutboundCipher, PacketType
 use bitcoin::p2p::Magic;
 use rand::RngCore;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::handle::PeerId;
 use super::socket::Counters;
+use super::stream::{ReadHalf, WriteHalf};
 use super::wire::{self, FrameError, FrameHeader, HEADER_BYTES, MAX_PAYLOAD, WireError};
 
 /// An encoded public key.
@@ -100,13 +100,13 @@ pub(crate) enum Opening {
 #[derive(Debug)]
 pub(crate) struct Input {
     id: PeerId,
-    half: OwnedReadHalf,
+    half: ReadHalf,
     kept: Vec<u8>,
     counters: std::sync::Arc<Counters>,
 }
 
 impl Input {
-    pub(crate) fn new(id: PeerId, half: OwnedReadHalf, counters: std::sync::Arc<Counters>) -> Self {
+    pub(crate) fn new(id: PeerId, half: ReadHalf, counters: std::sync::Arc<Counters>) -> Self {
         Self { id, half, kept: Vec::new(), counters }
     }
 
@@ -143,11 +143,7 @@ impl Input {
 }
 
 /// Writes all and counts it.
-pub(crate) async fn write_all(
-    output: &mut OwnedWriteHalf,
-    bytes: &[u8],
-    counters: &Counters,
-) -> Result<(), TransportError> {
+pub(crate) async fn write_all(output: &mut WriteHalf, bytes: &[u8], counters: &Counters) -> Result<(), TransportError> {
     let mut rest = bytes;
     while !rest.is_empty() {
         let written = output.write(rest).await?;
@@ -191,7 +187,7 @@ pub(crate) async fn open(
     opening: Opening,
     magic: Magic,
     input: &mut Input,
-    output: &mut OwnedWriteHalf,
+    output: &mut WriteHalf,
 ) -> Result<Opened, TransportError> {
     let role = match opening {
         Opening::V1 => return Ok(Opened::v1(magic)),
@@ -226,7 +222,7 @@ async fn encrypt(
     role: Role,
     magic: Magic,
     input: &mut Input,
-    output: &mut OwnedWriteHalf,
+    output: &mut WriteHalf,
 ) -> Result<Opened, TransportError> {
     let garbage = random_garbage();
     let counters = std::sync::Arc::clone(&input.counters);
@@ -439,11 +435,11 @@ mod tests {
 
     struct End {
         input: Input,
-        output: OwnedWriteHalf,
+        output: WriteHalf,
     }
 
     fn end(stream: TcpStream) -> End {
-        let (read, write) = stream.into_split();
+        let (read, write) = super::super::stream::Stream::Tcp(stream).into_split();
         End { input: Input::new(0, read, Arc::default()), output: write }
     }
 

@@ -13,9 +13,9 @@ use bitcoin::{
     Wtxid, transaction,
 };
 use keyless_p2p::bitcoin::{
-    BlockOutcome, BlockRef, Chain, ChainEvent, CompactAnswer, CompactBlocks, CompactEnd, CompactStart, Handle,
-    HeaderInfo, HeaderRef, HeadersError, LightClients, LowWorkSync, Malformed, MempoolTx, PeerId, Received, RelayPeer,
-    Relayed, TxRef, TxRelay,
+    AddressBook, AddressSource, BlockOutcome, BlockRef, Chain, ChainEvent, CompactAnswer, CompactBlocks, CompactEnd,
+    CompactStart, Gossip, Handle, HeaderInfo, HeaderRef, HeadersError, LightClients, LowWorkSync, Malformed, MempoolTx,
+    Net, NetAddr, Nets, PeerId, Received, RelayPeer, Relayed, TxRef, TxRelay,
 };
 
 struct Entry {
@@ -42,6 +42,8 @@ struct State {
     wanted: HashMap<PeerId, Vec<TxRef>>,
     /// Children whose parents are missing, and who sent them.
     orphans: Vec<(PeerId, Transaction)>,
+    /// Addresses heard of.
+    book: Vec<Gossip>,
 }
 
 #[derive(Default)]
@@ -364,6 +366,8 @@ impl Chain for Twin {
             new: false,
             valid: false,
             verdict: Some(reason.to_owned()),
+            malformed: None,
+            detail: String::new(),
             punish: true,
         };
         let Ok(block) = deserialize::<Block>(raw) else {
@@ -372,6 +376,8 @@ impl Chain for Twin {
                 new: false,
                 valid: false,
                 verdict: Some("malformed".into()),
+                malformed: None,
+                detail: String::new(),
                 punish: false,
             };
         };
@@ -397,7 +403,15 @@ impl Chain for Twin {
         if let (Some((hash, height)), Some(handle)) = (tip, self.listener.get()) {
             handle.notify(ChainEvent::TipChanged { hash, height, initial_download: self.is_initial_block_download() });
         }
-        BlockOutcome { hash, new, valid: tip.is_some(), verdict: None, punish: false }
+        BlockOutcome {
+            hash,
+            new,
+            valid: tip.is_some(),
+            verdict: None,
+            malformed: None,
+            detail: String::new(),
+            punish: false,
+        }
     }
 
     fn ancestor(&self, of: &BlockHash, height: u32) -> Option<BlockHash> {
@@ -608,4 +622,63 @@ impl LightClients for Twin {
     fn bloom_block(&self, _: PeerId, _: &BlockHash) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
         None
     }
+}
+
+/// A list, without an order or a limit.
+impl AddressBook for Twin {
+    fn book_size(&self, net: Option<Net>) -> usize {
+        let fits = |entry: &&Gossip| net.is_none_or(|net| entry.address.net() == net);
+        self.lock().book.iter().filter(fits).count()
+    }
+
+    fn book_learn(&self, entries: &[Gossip], _: AddressSource<'_>, _: Duration) -> bool {
+        self.lock().book.extend_from_slice(entries);
+        !entries.is_empty()
+    }
+
+    fn book_good(&self, _: &NetAddr) -> bool {
+        true
+    }
+
+    fn book_attempt(&self, address: &NetAddr, _: bool) {
+        self.lock().book.retain(|entry| entry.address != *address);
+    }
+
+    fn book_connected(&self, _: &NetAddr) {}
+
+    fn book_services(&self, _: &Gossip) {}
+
+    fn book_choose(&self, _: bool, nets: Nets) -> Option<(Gossip, Duration)> {
+        let state = self.lock();
+        let entry = state.book.iter().find(|entry| nets.has(entry.address.net()))?;
+        Some((*entry, Duration::ZERO))
+    }
+
+    fn book_collision(&self) -> Option<(Gossip, Duration)> {
+        None
+    }
+
+    fn book_sample(&self, most: u32, _: u32) -> Vec<Gossip> {
+        self.lock().book.iter().take(most as usize).copied().collect()
+    }
+
+    fn book_save(&self) {}
+
+    fn address_group(&self, address: &NetAddr) -> Vec<u8> {
+        address.host().into_bytes()
+    }
+
+    fn mapped_as(&self, _: &NetAddr) -> Option<u32> {
+        None
+    }
+
+    fn fixed_seeds(&self) -> Vec<Gossip> {
+        Vec::new()
+    }
+
+    fn take_anchors(&self) -> Vec<Gossip> {
+        Vec::new()
+    }
+
+    fn keep_anchors(&self, _: &[Gossip]) {}
 }

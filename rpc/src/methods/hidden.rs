@@ -53,7 +53,6 @@ pub static METHODS: &[Method] = &[
     Method::kernel("getrpcinfo", Category::Control, &[]),
     Method::kernel("invalidateblock", Category::Hidden, &[text("blockhash")]),
     Method::kernel("logging", Category::Control, &[json("include"), json("exclude")]),
-    Method::kernel("mockscheduler", Category::Hidden, &[json("delta_time")]),
     Method::kernel("reconsiderblock", Category::Hidden, &[text("blockhash")]),
     Method::kernel("setmocktime", Category::Hidden, &[json("timestamp")]),
     Method::kernel("syncwithvalidationinterfacequeue", Category::Hidden, &[]),

@@ -6,6 +6,7 @@ mod bans;
 mod render;
 mod testing;
 
+use super::{json, text};
 use crate::args::Args;
 use crate::backend::{AddedNode, Ctx};
 use crate::code;
@@ -28,8 +29,8 @@ pub static METHODS: &[Method] = &[
     row("getnettotals", &[], local!(getnettotals)),
     row("getnetworkinfo", &[], local!(getnetworkinfo)),
     row("setnetworkactive", &[Arg::req("state", Kind::Bool)], local!(setnetworkactive)),
-    row("getnodeaddresses", &[Arg::opt("count", Kind::Num), Arg::opt("network", Kind::Str)], local!(getnodeaddresses)),
-    row("getaddrmaninfo", &[], local!(getaddrmaninfo)),
+    Method::kernel("getnodeaddresses", Category::Network, &[json("count"), text("network")]),
+    Method::kernel("getaddrmaninfo", Category::Network, &[]),
     row(
         "setban",
         &[
@@ -47,17 +48,14 @@ pub static METHODS: &[Method] = &[
         &[Arg::req("address", Kind::Str), Arg::req("connection_type", Kind::Str), Arg::req("v2transport", Kind::Bool)],
         local!(testing::addconnection),
     ),
-    hidden(
-        "addpeeraddress",
-        &[Arg::req("address", Kind::Str), Arg::req("port", Kind::Num), Arg::opt("tried", Kind::Bool)],
-        local!(testing::addpeeraddress),
-    ),
+    Method::kernel("addpeeraddress", Category::Hidden, &[text("address"), json("port"), json("tried")]),
     hidden(
         "sendmsgtopeer",
         &[Arg::req("peer_id", Kind::Num), Arg::req("msg_type", Kind::Str), Arg::req("msg", Kind::Hex)],
         local!(testing::sendmsgtopeer),
     ),
-    hidden("getrawaddrman", &[], local!(testing::getrawaddrman)),
+    hidden("mockscheduler", &[Arg::req("delta_time", Kind::Num)], local!(testing::mockscheduler)),
+    Method::kernel("getrawaddrman", Category::Hidden, &[]),
 ];
 
 const fn row(name: &'static str, args: &'static [Arg], handler: Handler) -> Method {
@@ -67,9 +65,6 @@ const fn row(name: &'static str, args: &'static [Arg], handler: Handler) -> Meth
 const fn hidden(name: &'static str, args: &'static [Arg], handler: Handler) -> Method {
     Method { name, category: Category::Hidden, args, summary: "", new: false, handler }
 }
-
-/// Networks that have addresses, as Core names and orders them.
-const NETWORKS: [&str; 5] = ["ipv4", "ipv6", "onion", "i2p", "cjdns"];
 
 /// The help text of a method, as an error: what Core answers to a word it does not know.
 fn usage_error(ctx: &Ctx, name: &str, number: i32) -> RpcError {
@@ -156,30 +151,4 @@ async fn getaddednodeinfo(ctx: Ctx, args: Args) -> RpcResult {
 
 async fn setnetworkactive(ctx: Ctx, args: Args) -> RpcResult {
     Ok(ctx.services.network.set_active(args.bool(0)?).await?.into())
-}
-
-async fn getnodeaddresses(ctx: Ctx, args: Args) -> RpcResult {
-    let count: i32 = args.opt_int(0)?.unwrap_or(1);
-    let count = usize::try_from(count).map_err(|_| RpcError::invalid_parameter("Address count out of range"))?;
-    let network = args.opt_str(1)?;
-    if let Some(unknown) = network.filter(|name| !NETWORKS.contains(name)) {
-        return Err(RpcError::invalid_parameter(format!("Network not recognized: {unknown}")));
-    }
-    let known = ctx.services.network.addresses(count, network).await?;
-    Ok(Value::arr(known.iter().map(render::address)))
-}
-
-async fn getaddrmaninfo(ctx: Ctx, _args: Args) -> RpcResult {
-    let counts = ctx.services.network.address_counts().await?;
-    let (mut new, mut tried) = (0, 0);
-    let mut out = Value::obj();
-    for name in NETWORKS {
-        let count = counts.iter().find(|count| count.network == name);
-        let (of_new, of_tried) = count.map_or((0, 0), |count| (count.new, count.tried));
-        new += of_new;
-        tried += of_tried;
-        out.push(name, render::counts(of_new, of_tried));
-    }
-    out.push("all_networks", render::counts(new, tried));
-    Ok(out)
 }

@@ -14,6 +14,7 @@ use tracing::{debug, warn};
 use super::Shared;
 use super::envelope::{Envelope, Version, legacy_status};
 use super::http1::{BadRequest, Parser, Request, Response};
+use super::rest;
 use crate::backend::{Ctx, Services};
 use crate::code;
 use crate::error::RpcError;
@@ -36,28 +37,29 @@ pub async fn serve(mut stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>,
     let mut buffer = Vec::new();
     let mut parser = Parser::default();
     loop {
-        let request = match parser.take(&mut buffer, |request| user(request, &shared).is_some()) {
-            Ok(Some(request)) => request,
-            Ok(None) => {
-                let read = read_more(&mut stream, &mut buffer, shared.timeout);
-                let more = tokio::select! {
-                    more = read => more,
-                    _ = closing.wait_for(|closing| *closing) => false,
-                };
-                if more {
-                    continue;
+        let request =
+            match parser.take(&mut buffer, |request| user(request, &shared).is_some() || is_rest(request, &shared)) {
+                Ok(Some(request)) => request,
+                Ok(None) => {
+                    let read = read_more(&mut stream, &mut buffer, shared.timeout);
+                    let more = tokio::select! {
+                        more = read => more,
+                        _ = closing.wait_for(|closing| *closing) => false,
+                    };
+                    if more {
+                        continue;
+                    }
+                    return;
                 }
-                return;
-            }
-            Err(bad) => {
-                let status = if bad == BadRequest::TooLarge { 413 } else { 400 };
-                debug!(target: "http", %peer, status, "bad request");
-                let request = Request::unread();
-                let _ = write(&mut stream, &Response::empty(status), &request, shared.timeout).await;
-                let _ = stream.shutdown().await;
-                return;
-            }
-        };
+                Err(bad) => {
+                    let status = if bad == BadRequest::TooLarge { 413 } else { 400 };
+                    debug!(target: "http", %peer, status, "bad request");
+                    let request = Request::unread();
+                    let _ = write(&mut stream, &Response::empty(status), &request, shared.timeout).await;
+                    let _ = stream.shutdown().await;
+                    return;
+                }
+            };
         let response = answer(&request, peer, &shared).await;
         if !write(&mut stream, &response, &request, shared.timeout).await || !request.keeps_alive() {
             return;
@@ -88,6 +90,11 @@ async fn write(stream: &mut TcpStream, response: &Response, request: &Request, l
     true
 }
 
+/// It is answered without credentials.
+fn is_rest(request: &Request, shared: &Shared) -> bool {
+    shared.rest && request.target.starts_with(rest::PREFIX)
+}
+
 /// Who sent it, if the credentials are right.
 fn user(request: &Request, shared: &Shared) -> Option<String> {
     shared.access.authenticate(request.header(AUTHORIZATION)?)
@@ -105,7 +112,8 @@ async fn answer(request: &Request, peer: SocketAddr, shared: &Shared) -> Respons
         return observe(request, shared).await;
     }
     let wallet_name = request.target.strip_prefix(WALLET_PATH).map(url_decode);
-    if request.target != "/" && wallet_name.is_none() {
+    let rest = is_rest(request, shared);
+    if request.target != "/" && wallet_name.is_none() && !rest {
         return Response::empty(404);
     }
     if shared.interrupted.load(Ordering::Relaxed) {
@@ -118,6 +126,11 @@ async fn answer(request: &Request, peer: SocketAddr, shared: &Shared) -> Respons
         );
         return Response::text(503, "Work queue depth exceeded");
     };
+    if rest {
+        let services = Arc::clone(shared.dispatcher.services());
+        let ctx = Ctx { services, user: String::new(), wallet: None, uri: request.target.clone() };
+        return rest::answer(request, &ctx).await;
+    }
     if request.method != "POST" {
         return Response::text(405, "JSONRPC server handles only POST requests");
     }

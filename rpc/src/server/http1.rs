@@ -275,8 +275,9 @@ pub struct Response {
     pub status: u16,
     /// Ask for a user and a password.
     pub challenge: bool,
-    pub json: bool,
-    pub body: String,
+    /// Empty for Core's default, which stands at another place among the headers.
+    pub content_type: &'static str,
+    pub body: Vec<u8>,
 }
 
 impl Response {
@@ -287,7 +288,7 @@ impl Response {
 
     /// A status with a line of text.
     pub fn text(status: u16, body: &str) -> Response {
-        Response { status, challenge: false, json: false, body: body.to_owned() }
+        Response { status, challenge: false, content_type: "", body: body.as_bytes().to_vec() }
     }
 
     /// 401.
@@ -298,7 +299,17 @@ impl Response {
     /// JSON on one line, with a newline after it.
     pub fn json(status: u16, mut body: String) -> Response {
         body.push('\n');
-        Response { status, challenge: false, json: true, body }
+        Response { status, challenge: false, content_type: "application/json", body: body.into_bytes() }
+    }
+
+    /// Plain text.
+    pub fn plain(body: String) -> Response {
+        Response { status: 200, challenge: false, content_type: "text/plain", body: body.into_bytes() }
+    }
+
+    /// Bytes.
+    pub fn bytes(body: Vec<u8>) -> Response {
+        Response { status: 200, challenge: false, content_type: "application/octet-stream", body }
     }
 
     /// The bytes on the wire, in answer to `request`; `date` as RFC 9110 writes it.
@@ -309,8 +320,8 @@ impl Response {
         if self.challenge {
             header("WWW-Authenticate", "Basic realm=\"jsonrpc\"");
         }
-        if self.json {
-            header("Content-Type", "application/json");
+        if !self.content_type.is_empty() {
+            header("Content-Type", self.content_type);
         }
         if request.minor == 0 && request.keeps_alive() {
             header("Connection", "keep-alive");
@@ -321,7 +332,7 @@ impl Response {
         if has_body && (request.minor > 0 || request.keeps_alive()) {
             header("Content-Length", &self.body.len().to_string());
         }
-        if has_body && !self.json {
+        if has_body && self.content_type.is_empty() {
             header("Content-Type", "text/html; charset=ISO-8859-1");
         }
         if request.connection_is("close") {
@@ -330,7 +341,7 @@ impl Response {
         head.push_str("\r\n");
         let mut bytes = head.into_bytes();
         if has_body {
-            bytes.extend_from_slice(self.body.as_bytes());
+            bytes.extend_from_slice(&self.body);
         }
         bytes
     }

@@ -93,6 +93,9 @@ impl Owner {
         let requested = self.downloads.is_requested(&hash);
         self.end_request(&hash, Some(peer.id));
         let outcome = self.process_block(peer, hash, payload, requested, enough_work, false);
+        if let Some(text) = outcome.malformed {
+            return Err(super::Halt::Malformed(text));
+        }
         self.judge_block(peer, &outcome, parent.is_some());
         Ok(())
     }
@@ -135,7 +138,7 @@ impl Owner {
     fn judge_block(&self, peer: &mut Peer, outcome: &BlockOutcome, connects: bool) {
         let Some(reason) = &outcome.verdict else { return };
         if connects && MUTATED.contains(&reason.as_str()) {
-            tracing::debug!(target: "validation", "Block mutated: {reason}");
+            tracing::debug!(target: "validation", "Block mutated: {reason}, {}", outcome.detail);
             tracing::debug!(target: "net", "Received mutated block from peer={}", peer.id);
             misbehaving(peer, "mutated block");
         } else if deserves_punishment(peer, reason, outcome.punish) {

@@ -1,14 +1,9 @@
 //! What callers ask through the handle.
 
 use std::sync::mpsc::SyncSender;
-use std::time::Duration;
-
-use bitcoin::p2p::ServiceFlags;
 
 use super::Owner;
-use super::gossip::is_routable;
 use crate::bitcoin::handle::{Command, PeerId, Whom};
-use crate::bitcoin::message::Gossip;
 use crate::bitcoin::permissions::Subnet;
 
 impl Owner {
@@ -37,20 +32,6 @@ impl Owner {
             Command::ClearBans(reply) => {
                 self.bans.clear();
                 answer(&reply, ());
-            }
-            Command::Addresses(reply) => answer(&reply, self.addresses.list()),
-            Command::AddAddress { address, tried, reply } => {
-                let now = self.chain.now();
-                let entry = Gossip {
-                    time: u32::try_from(now.as_secs()).unwrap_or(u32::MAX),
-                    services: ServiceFlags::NETWORK | ServiceFlags::WITNESS,
-                    address,
-                };
-                let added = is_routable(address.ip()) && self.addresses.learn(&entry, Duration::ZERO);
-                if added && tried {
-                    self.addresses.good(address, now);
-                }
-                answer(&reply, added);
             }
             Command::SendRaw { id, command, payload, reply } => {
                 let known = self.peers.contains_key(&id);

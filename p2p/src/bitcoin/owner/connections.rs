@@ -1,22 +1,21 @@
 //! Who is connected: accepting, dialing, keeping added nodes, finding peers, and letting go.
 
-use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use bitcoin::p2p::ServiceFlags;
 use tokio::net::TcpStream;
 
 use super::Owner;
-use super::gossip::is_routable;
-use crate::bitcoin::addresses::group;
+use super::seeding::Seeding;
 use crate::bitcoin::config::{Config, Outbound};
 use crate::bitcoin::evict::{self, Candidate};
 use crate::bitcoin::handle::{AddedNode, ConnectionCounts, ConnectionType};
-use crate::bitcoin::message::Gossip;
+use crate::bitcoin::net_addr::{Net, NetAddr};
 use crate::bitcoin::peer::{NewPeer, Peer};
 use crate::bitcoin::permissions::Permissions;
-use crate::bitcoin::socket::{self, SocketConfig};
+use crate::bitcoin::socket::{self, Route, SocketConfig};
+use crate::bitcoin::stream::Stream;
 use crate::bitcoin::transport::Opening;
 
 pub(super) const MAX_OUTBOUND_FULL: usize = 8;
@@ -32,15 +31,6 @@ const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_LAST: Duration = Duration::from_secs(60);
 /// Between two looks for a new peer of our own choice.
 const SEARCH_INTERVAL: Duration = Duration::from_millis(500);
-/// Before seeds are asked while known addresses are tried.
-const SEED_DELAY: Duration = Duration::from_secs(11);
-/// The same with many known addresses.
-const SEED_DELAY_MANY: Duration = Duration::from_secs(300);
-/// Peers that make seeds unnecessary.
-const ENOUGH_OUTBOUND: usize = 2;
-/// Addresses that count as many.
-const ENOUGH_ADDRESSES: usize = 1_000;
-const FEELER_INTERVAL: Duration = Duration::from_secs(120);
 /// Unbroadcast transactions, saved addresses.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 const REBROADCAST_INTERVAL: Duration = Duration::from_secs(12 * 60);
@@ -61,12 +51,15 @@ struct Pending {
     node: String,
     kind: ConnectionType,
     v2: bool,
+    /// Where it is an address.
+    target: Option<NetAddr>,
 }
 
 /// What is known of a connection before anything was said on it.
 struct Call {
     name: String,
-    remote: SocketAddr,
+    /// Unknown for a name that a proxy looked up.
+    target: Option<NetAddr>,
     kind: ConnectionType,
     permissions: Permissions,
     onion: bool,
@@ -80,16 +73,13 @@ pub(super) struct Dials {
     pending: HashMap<u64, Pending>,
     next_ticket: u64,
     next_search: Instant,
-    next_feeler: Instant,
-    /// Since when seeds could be asked; nothing once they were, or are not needed.
-    seeds_since: Option<Instant>,
-    seeds_announced: bool,
+    pub(super) seeding: Seeding,
     next_rebroadcast: Instant,
     next_save: Instant,
 }
 
 impl Dials {
-    pub(super) fn new(config: &Config, now: Instant) -> Self {
+    pub(super) fn new(config: &Config, now: Instant, clock: Duration) -> Self {
         let kept = |node: &String, added| Kept {
             node: node.clone(),
             v2: config.v2_transport,
@@ -107,12 +97,17 @@ impl Dials {
             pending: HashMap::new(),
             next_ticket: 0,
             next_search: now,
-            next_feeler: now + FEELER_INTERVAL,
-            seeds_since: Some(now),
-            seeds_announced: false,
+            seeding: Seeding::new(config, now, clock),
             next_rebroadcast: now + REBROADCAST_INTERVAL,
             next_save: now + SAVE_INTERVAL,
         }
+    }
+}
+
+impl Dials {
+    /// Addresses that are being called.
+    pub(super) fn targets(&self, kind: ConnectionType) -> impl Iterator<Item = NetAddr> + '_ {
+        self.pending.values().filter(move |dial| dial.kind == kind).filter_map(|dial| dial.target)
     }
 }
 
@@ -153,7 +148,8 @@ impl Owner {
         let opening = if self.config.v2_transport { Opening::Respond } else { Opening::V1 };
         let kind = ConnectionType::Inbound;
         let name = remote.to_string();
-        self.connect_stream(stream, Call { name, remote, kind, permissions, onion, opening });
+        let target = Some(NetAddr::from(remote));
+        self.connect_stream(Stream::Tcp(stream), Call { name, target, kind, permissions, onion, opening });
         tracing::debug!(target: "net", "connection from {remote} accepted");
     }
 
@@ -162,10 +158,12 @@ impl Owner {
         self.config.max_connections.saturating_sub(automatic.min(self.config.max_connections))
     }
 
-    fn connect_stream(&mut self, stream: TcpStream, call: Call) {
+    fn connect_stream(&mut self, stream: Stream, call: Call) {
         let id = self.next_id;
         self.next_id += 1;
-        let bound = stream.local_addr().ok().map(|local| SocketAddr::new(local.ip().to_canonical(), local.port()));
+        let bound = stream.local().map(|local| SocketAddr::new(local.ip().to_canonical(), local.port()));
+        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let target = call.target.unwrap_or(nowhere.into());
         let config = SocketConfig {
             magic: self.config.magic,
             opening: call.opening,
@@ -176,7 +174,8 @@ impl Owner {
         let new = NewPeer {
             id,
             name: call.name,
-            address: call.remote,
+            address: target.socket().unwrap_or(nowhere),
+            target,
             bound,
             onion: call.onion,
             kind: call.kind,
@@ -201,6 +200,9 @@ impl Owner {
             self.syncing = self.syncing.saturating_sub(1);
         }
         self.forget_compact(&peer);
+        if peer.ready && !peer.is_inbound() && !peer.is_block_only() {
+            self.chain.book_connected(&peer.target);
+        }
         self.downloads.forget_peer(peer.id);
         self.chain.peer_left(peer.id);
         self.chain.bloom_clear(peer.id);
@@ -218,7 +220,7 @@ impl Owner {
                 min_ping: peer.ping.min,
                 last_tx: peer.last_tx,
                 last_block: peer.last_block,
-                group: group(peer.address.ip()),
+                group: self.chain.address_group(&peer.target),
                 prefer: self.bans.is_discouraged(peer.address.ip()),
             })
             .collect();
@@ -234,19 +236,47 @@ impl Owner {
         ConnectionCounts { inbound, outbound: self.peers.len() - inbound }
     }
 
-    fn count(&self, kind: ConnectionType) -> usize {
+    pub(super) fn count(&self, kind: ConnectionType) -> usize {
         self.peers.values().filter(|peer| peer.kind == kind).count()
             + self.dials.pending.values().filter(|dial| dial.kind == kind).count()
     }
 
-    fn is_connected_to(&self, node: &str) -> bool {
+    pub(super) fn is_connected_to(&self, node: &str) -> bool {
         let address = self.numeric(node);
         self.peers.values().any(|peer| peer.name == node || Some(peer.address) == address)
             || self.dials.pending.values().any(|dial| dial.node == node)
     }
 
+    /// Kept connected by name or number.
+    pub(super) fn is_added(&self, address: &NetAddr) -> bool {
+        self.dials.kept.iter().any(|kept| self.address_of(&kept.node).as_ref() == Some(address))
+    }
+
     fn numeric(&self, node: &str) -> Option<SocketAddr> {
         socket::with_port(node, self.config.default_port).parse().ok()
+    }
+
+    /// The address that a node's name is, if it is one; fc00::/8 is cjdns where that is reachable.
+    fn address_of(&self, node: &str) -> Option<NetAddr> {
+        let text = socket::with_port(node, self.config.default_port);
+        let address = NetAddr::parse(&text, self.config.default_port)?;
+        Some(address.as_cjdns(self.config.reachable.has(Net::Cjdns)))
+    }
+
+    /// Through whom to call it. `None`: there is no way.
+    fn route(&self, target: Option<&NetAddr>) -> Option<Route> {
+        let proxies = &self.config.proxies;
+        let through = |proxy: &crate::bitcoin::config::Proxy| Route::Through(proxy.clone(), target.copied());
+        let Some(address) = target else {
+            return Some(proxies.names.as_ref().map_or(Route::Direct, through));
+        };
+        match address.net() {
+            Net::I2p => None,
+            Net::Onion => proxies.onion.as_ref().map(through),
+            // What is not on the public network is not behind a proxy either.
+            _ if !address.is_routable() => Some(Route::Direct),
+            net => Some(proxies.of(net).map_or(Route::Direct, through)),
+        }
     }
 
     /// `addconnection` and `onetry`: false if there is no room for the kind, or no network.
@@ -263,24 +293,37 @@ impl Owner {
         if !self.active || self.is_connected_to(node) {
             return true;
         }
+        let target = self.address_of(node);
+        if let Some(address) = target.filter(|address| address.net() == Net::I2p && address.port() != 0) {
+            tracing::debug!(
+                target: "net",
+                "Error connecting to {address}, connection refused due to arbitrary port {}", address.port()
+            );
+            return true;
+        }
         tracing::debug!(
             target: "net",
             "trying {} connection ({}) to {node}, lastseen=0.0hrs", if v2 { "v2" } else { "v1" }, kind.name()
         );
+        let Some(route) = self.route(target.as_ref()) else {
+            tracing::debug!(target: "net", "no way to reach {node}");
+            return true;
+        };
         let ticket = self.dials.next_ticket;
         self.dials.next_ticket += 1;
-        self.dials.pending.insert(ticket, Pending { node: node.to_owned(), kind, v2 });
+        self.dials.pending.insert(ticket, Pending { node: node.to_owned(), kind, v2, target });
         self.runtime.spawn(socket::dial(
             ticket,
             node.to_owned(),
             self.config.default_port,
+            route,
             self.config.connect_timeout,
             self.events_in.clone(),
         ));
         true
     }
 
-    pub(super) fn dialed(&mut self, ticket: u64, result: Result<(TcpStream, SocketAddr), String>) {
+    pub(super) fn dialed(&mut self, ticket: u64, result: Result<(Stream, Option<NetAddr>), String>) {
         let Some(dial) = self.dials.pending.remove(&ticket) else { return };
         let (stream, remote) = match result {
             Ok(connected) => connected,
@@ -292,17 +335,20 @@ impl Owner {
         if !self.active {
             return;
         }
-        if self.peers.values().any(|peer| peer.address == remote) {
-            tracing::info!("Not opening a connection to {}, already connected to {remote}", dial.node);
+        let target = dial.target.or(remote);
+        if let Some(address) = target.filter(|address| self.peers.values().any(|peer| peer.target == *address)) {
+            tracing::info!("Not opening a connection to {}, already connected to {address}", dial.node);
             return;
         }
         if let Some(kept) = self.dials.kept.iter_mut().find(|kept| kept.node == dial.node) {
             kept.backoff = RETRY_FIRST;
         }
-        let granted = self.config.whitelisted(remote.ip(), false);
+        let ip = target.and_then(|address| address.ip());
+        let granted = ip.map_or(Permissions::NONE, |ip| self.config.whitelisted(ip, false));
         let permissions = self.config.resolve_implicit(granted);
         let opening = if dial.v2 { Opening::Initiate } else { Opening::V1 };
-        let call = Call { name: dial.node, remote, kind: dial.kind, permissions, onion: false, opening };
+        let onion = target.is_some_and(|address| address.net() == Net::Onion);
+        let call = Call { name: dial.node, target, kind: dial.kind, permissions, onion, opening };
         self.connect_stream(stream, call);
     }
 
@@ -375,100 +421,9 @@ impl Owner {
             self.dials.next_search = now + SEARCH_INTERVAL;
             self.ask_seeds();
             if self.config.outbound == Outbound::Automatic {
-                self.search(now);
+                self.seed();
+                self.search();
             }
-        }
-    }
-
-    /// Seeds are asked when addresses are lacking, and else only after known ones had their time.
-    fn ask_seeds(&mut self) {
-        let Some(since) = self.dials.seeds_since else { return };
-        let many = self.addresses.len() >= ENOUGH_ADDRESSES;
-        let wait = if many { SEED_DELAY_MANY } else { SEED_DELAY };
-        let waits = !self.config.force_dns_seed && self.addresses.len() > 0;
-        if !self.dials.seeds_announced {
-            self.dials.seeds_announced = true;
-            self.ask_seed_nodes();
-            if self.config.dns_seeds.is_empty() {
-                tracing::info!("DNS seeding disabled");
-                self.dials.seeds_since = None;
-                return;
-            }
-            if waits {
-                tracing::info!("Waiting {} seconds before querying DNS seeds.", wait.as_secs());
-            }
-        }
-        if waits {
-            let full = self.peers.values().filter(|peer| peer.ready && peer.kind == ConnectionType::OutboundFullRelay);
-            if since.elapsed() >= SEED_DELAY && full.count() >= ENOUGH_OUTBOUND {
-                tracing::info!("P2P peers available. Skipped DNS seeding.");
-                self.dials.seeds_since = None;
-                return;
-            }
-            if since.elapsed() < wait {
-                return;
-            }
-        }
-        self.dials.seeds_since = None;
-        for seed in self.config.dns_seeds.clone() {
-            tracing::info!("Loading addresses from DNS seed {seed}");
-            self.runtime.spawn(socket::ask_seed(
-                seed,
-                self.config.default_port,
-                Duration::from_secs(30),
-                self.events_in.clone(),
-            ));
-        }
-    }
-
-    fn ask_seed_nodes(&mut self) {
-        for node in self.config.seed_nodes.clone() {
-            self.start_dial(&node, ConnectionType::AddrFetch, self.config.v2_transport);
-        }
-    }
-
-    pub(super) fn resolved(&mut self, name: &str, addresses: &[SocketAddr]) {
-        let now = self.chain.now().as_secs();
-        let mut found = 0;
-        for address in addresses.iter().filter(|address| is_routable(address.ip())) {
-            let entry = Gossip {
-                time: u32::try_from(now.saturating_sub(3 * 24 * 60 * 60)).unwrap_or(u32::MAX),
-                services: ServiceFlags::NETWORK | ServiceFlags::WITNESS,
-                address: *address,
-            };
-            found += usize::from(self.addresses.learn(&entry, Duration::ZERO));
-        }
-        tracing::info!("{found} addresses found from DNS seed {name}");
-    }
-
-    /// One more peer of our own choice, if one is missing, from a network no other is from.
-    fn search(&mut self, now: Instant) {
-        let kind = if self.count(ConnectionType::OutboundFullRelay) < MAX_OUTBOUND_FULL {
-            ConnectionType::OutboundFullRelay
-        } else if self.count(ConnectionType::BlockRelay) < MAX_BLOCK_RELAY {
-            ConnectionType::BlockRelay
-        } else if self.dials.next_feeler <= now && self.count(ConnectionType::Feeler) < MAX_FEELER {
-            self.dials.next_feeler = now + FEELER_INTERVAL;
-            ConnectionType::Feeler
-        } else {
-            return;
-        };
-        let outbound = self.peers.values().filter(|peer| !peer.is_inbound());
-        let taken: HashSet<_> = outbound.map(|peer| group(peer.address.ip())).collect();
-        let pending: HashSet<_> = self.dials.pending.values().map(|dial| dial.node.as_str()).collect();
-        let seconds = self.chain.now();
-        let fits = |address: &SocketAddr, services: ServiceFlags| {
-            services.has(ServiceFlags::WITNESS)
-                && !taken.contains(&group(address.ip()))
-                && !pending.contains(address.to_string().as_str())
-                && !self.bans.is_banned(address.ip(), seconds.as_secs())
-                && !self.bans.is_discouraged(address.ip())
-                && !self.listening.contains(address)
-        };
-        if let Some(address) = self.addresses.choose(seconds, fits) {
-            self.addresses.attempt(address, seconds);
-            let v2 = self.config.v2_transport && self.addresses.speaks_v2(&address);
-            self.start_dial(&address.to_string(), kind, v2);
         }
     }
 
@@ -486,7 +441,7 @@ impl Owner {
         }
         if self.dials.next_save <= self.last_sweep {
             self.dials.next_save = self.last_sweep + SAVE_INTERVAL;
-            self.addresses.save();
+            self.chain.book_save();
         }
     }
 

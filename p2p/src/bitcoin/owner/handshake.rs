@@ -11,7 +11,8 @@ use crate::bitcoin::message::{
     FEATURE_VERSION, MIN_PEER_PROTOCOL_VERSION, PROTOCOL_VERSION, Reader, SHORT_IDS_BLOCKS_VERSION, Version,
     WTXID_RELAY_VERSION,
 };
-use crate::bitcoin::peer::{Peer, TxRelay};
+use crate::bitcoin::net_addr::{Gossip, is_routable};
+use crate::bitcoin::peer::{Peer, Reconciliation, TxRelay};
 use crate::bitcoin::permissions::Permissions;
 use crate::bitcoin::wire::sanitize;
 
@@ -19,6 +20,8 @@ use crate::bitcoin::wire::sanitize;
 pub(super) const COMPACT_BLOCKS_VERSION: u64 = 2;
 /// Blocks behind the tip at which limited peers stop being wanted (Core's `NODE_NETWORK_LIMITED_ALLOW_CONN_BLOCKS`).
 const LIMITED_DEPTH: u64 = 144;
+/// Of BIP330.
+const RECONCILIATION_VERSION: u32 = 1;
 const MAX_FEATURE_ID: usize = 80;
 const MAX_FEATURE_DATA: usize = 512;
 /// Core's final alert, for peers of the time when alerts were obeyed.
@@ -51,11 +54,7 @@ impl Owner {
                 peer.wants_addrv2 = true;
             }
             "feature" => on_feature(peer, payload)?,
-            "sendtxrcncl" => tracing::debug!(
-                target: "net",
-                "sendtxrcncl from peer={} ignored, as our node does not have txreconciliation enabled",
-                peer.id
-            ),
+            "sendtxrcncl" => self.on_reconciliation(peer, payload)?,
             _ if peer.ready => return Ok(true),
             _ => tracing::debug!(
                 target: "net",
@@ -69,7 +68,7 @@ impl Owner {
     /// Core's `PushNodeVersion`.
     pub(super) fn send_version(&mut self, peer: &mut Peer) {
         let tip = self.chain.tip();
-        let them = Some(peer.address).filter(|address| super::gossip::is_routable(address.ip()));
+        let them = Some(peer.address).filter(|address| is_routable(address.ip()));
         let version = Version {
             version: PROTOCOL_VERSION.cast_signed(),
             services: self.services_for(peer).to_u64(),
@@ -94,7 +93,7 @@ impl Owner {
         if self.config.v2_transport { self.config.services | ServiceFlags::P2P_V2 } else { self.config.services }
     }
 
-    fn wants_services(&self, offered: ServiceFlags) -> ServiceFlags {
+    pub(super) fn wants_services(&self, offered: ServiceFlags) -> ServiceFlags {
         let limited = offered.has(ServiceFlags::NETWORK_LIMITED);
         if limited && self.tip_age() / self.block_interval().as_secs().max(1) < LIMITED_DEPTH {
             return ServiceFlags::NETWORK_LIMITED | ServiceFlags::WITNESS;
@@ -110,7 +109,7 @@ impl Owner {
         let theirs = Version::decode(payload)?;
         let services = ServiceFlags::from(theirs.services);
         if !peer.is_inbound() {
-            self.addresses.set_services(peer.address, services);
+            self.chain.book_services(&Gossip { time: 0, services, address: peer.target });
         }
         let wanted = self.wants_services(services);
         if peer.must_serve() && !services.has(wanted) {
@@ -165,13 +164,14 @@ impl Owner {
         if peer.common_version >= WTXID_RELAY_VERSION {
             self.send(peer, "wtxidrelay", Vec::new());
             self.send(peer, "sendaddrv2", Vec::new());
+            self.offer_reconciliation(peer);
         }
         self.send(peer, "verack", Vec::new());
         let trusted = !peer.is_inbound() || peer.has(Permissions::NO_BAN);
         peer.preferred_download = trusted && peer.kind != ConnectionType::AddrFetch && peer.can_serve_blocks();
         if !peer.is_inbound() {
             self.start_address_relay(peer);
-            self.addresses.good(peer.address, self.chain.now());
+            self.chain.book_good(&peer.target);
         }
         if peer.common_version <= 70_012 {
             let alert = (0..FINAL_ALERT.len())
@@ -204,10 +204,77 @@ impl Owner {
             payload.extend_from_slice(&COMPACT_BLOCKS_VERSION.to_le_bytes());
             self.send(peer, "sendcmpct", payload);
         }
+        if peer.reconciliation != Reconciliation::No
+            && !(peer.wtxid_relay && peer.reconciliation == Reconciliation::Agreed)
+        {
+            tracing::debug!(target: "txreconciliation", "Forget txreconciliation state of peer={}", peer.id);
+            peer.reconciliation = Reconciliation::No;
+        }
         let (preferred, wtxid_relay) = (peer.preferred_download, peer.wtxid_relay);
         let unlimited = peer.has(Permissions::RELAY);
         self.chain.peer_joined(peer.id, RelayPeer { preferred, unlimited, wtxid_relay });
         peer.ready = true;
+    }
+}
+
+impl Owner {
+    /// To peers that take transactions from us and give us theirs.
+    fn offer_reconciliation(&mut self, peer: &mut Peer) {
+        let relays = peer.txs.as_ref().is_some_and(|txs| txs.wanted);
+        let wanted = self.config.tx_reconciliation && !self.config.blocks_only;
+        if !wanted || !relays || peer.kind == ConnectionType::AddrFetch {
+            return;
+        }
+        tracing::debug!(target: "txreconciliation", "Pre-register peer={}", peer.id);
+        peer.reconciliation = Reconciliation::Offered;
+        let mut payload = RECONCILIATION_VERSION.to_le_bytes().to_vec();
+        payload.extend_from_slice(&rand::random::<u64>().to_le_bytes());
+        self.send(peer, "sendtxrcncl", payload);
+    }
+
+    fn on_reconciliation(&mut self, peer: &mut Peer, payload: &[u8]) -> Step {
+        if !self.config.tx_reconciliation {
+            tracing::debug!(
+                target: "net",
+                "sendtxrcncl from peer={} ignored, as our node does not have txreconciliation enabled", peer.id
+            );
+            return Ok(());
+        }
+        let leave = |what: &str| Err(gone(format!("{what}, {}", peer.disconnecting())));
+        if peer.ready {
+            return leave("sendtxrcncl received after verack");
+        }
+        if self.rejects_txs(peer) {
+            return leave("sendtxrcncl received to which we indicated no tx relay");
+        }
+        if peer.txs.as_ref().is_none_or(|txs| !txs.wanted) {
+            return leave("sendtxrcncl received which indicated no tx relay to us");
+        }
+        let mut reader = Reader(payload);
+        let version: u32 = reader.value()?;
+        let _salt: u64 = reader.value()?;
+        match peer.reconciliation {
+            Reconciliation::No => tracing::debug!(
+                target: "net",
+                "Ignore unexpected txreconciliation signal from peer={}", peer.id
+            ),
+            Reconciliation::Agreed => {
+                return leave(
+                    "txreconciliation protocol violation (sendtxrcncl received from already registered peer)",
+                );
+            }
+            Reconciliation::Offered if version < RECONCILIATION_VERSION => {
+                return leave("txreconciliation protocol violation");
+            }
+            Reconciliation::Offered => {
+                tracing::debug!(
+                    target: "txreconciliation",
+                    "Register peer={} (inbound={})", peer.id, u8::from(peer.is_inbound())
+                );
+                peer.reconciliation = Reconciliation::Agreed;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -23,28 +23,27 @@ pub(super) struct Uploads {
 }
 
 impl Uploads {
-    fn roll(&mut self, now: Duration) {
-        if now >= self.started + TIMEFRAME {
+    /// A day begins with the first bytes sent in it, as in Core: asking does not begin one.
+    pub(super) fn add(&mut self, bytes: u64, now: Duration) {
+        if now > self.started + TIMEFRAME {
             self.started = now;
             self.bytes = 0;
         }
-    }
-
-    pub(super) fn add(&mut self, bytes: u64, now: Duration) {
-        self.roll(now);
         self.bytes += bytes;
     }
 
     fn left_secs(&self, now: Duration) -> u64 {
+        if self.started.is_zero() {
+            return TIMEFRAME.as_secs();
+        }
         (self.started + TIMEFRAME).saturating_sub(now).min(TIMEFRAME).as_secs()
     }
 
     /// Whether the target is spent; for historical blocks, whether only the reserve for new ones is left.
-    pub(super) fn reached(&mut self, target: u64, historical: bool, now: Duration) -> bool {
+    pub(super) fn reached(&self, target: u64, historical: bool, now: Duration) -> bool {
         if target == 0 {
             return false;
         }
-        self.roll(now);
         let reserve = if historical { self.left_secs(now) / 600 * MAX_BLOCK_BYTES } else { 0 };
         reserve >= target || self.bytes >= target - reserve
     }
@@ -65,7 +64,8 @@ impl Owner {
             addr: peer.name.clone(),
             addrbind: peer.bound,
             addrlocal: peer.address_of_us,
-            network: network_name(&peer.address, peer.onion),
+            network: network_name(peer),
+            mapped_as: self.chain.mapped_as(&peer.target),
             services: peer.services,
             relay_txes: txs.is_some_and(|txs| txs.wanted),
             last_inv_sequence: txs.map_or(0, |txs| txs.last_inv_sequence),
@@ -124,6 +124,7 @@ impl Owner {
             time_offset: if offsets.len() < 5 { 0 } else { median },
             active: self.active,
             connections: self.counts(),
+            reachable: self.config.reachable,
             local_addresses: external.map(|address| (*address, LOCAL_MANUAL)).collect(),
         }
     }

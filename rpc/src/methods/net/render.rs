@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::backend::{AddedNode, KnownAddress, NetTotals, NetworkInfo, PeerInfo};
+use crate::backend::{AddedNode, NetTotals, NetworkInfo, PeerInfo};
 use crate::json::Value;
 
 /// Service bits that have a name.
@@ -139,19 +139,6 @@ pub fn added(node: &AddedNode) -> Value {
         .with("addednode", &node.node)
         .with("connected", node.connected.is_some())
         .with("addresses", Value::arr(addresses))
-}
-
-pub fn address(known: &KnownAddress) -> Value {
-    Value::obj()
-        .with("time", known.time_secs)
-        .with("services", known.services)
-        .with("address", &known.address)
-        .with("port", known.port)
-        .with("network", &known.network)
-}
-
-pub fn counts(new: usize, tried: usize) -> Value {
-    Value::obj().with("new", new).with("tried", tried).with("total", new + tried)
 }
 
 #[cfg(test)]

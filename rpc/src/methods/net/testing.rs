@@ -1,12 +1,13 @@
 //! Hidden methods by which tests steer the network.
 
+use std::time::Duration;
+
 use super::usage_error;
 use crate::args::{Args, hex_of};
 use crate::backend::Ctx;
 use crate::code;
 use crate::error::RpcError;
 use crate::json::Value;
-use crate::subnet::parse_address;
 use crate::table::RpcResult;
 
 /// Bytes of a message's type on the wire.
@@ -32,16 +33,6 @@ pub async fn addconnection(ctx: Ctx, args: Args) -> RpcResult {
     Ok(Value::obj().with("address", address).with("connection_type", kind))
 }
 
-pub async fn addpeeraddress(ctx: Ctx, args: Args) -> RpcResult {
-    let port: u16 = args.int(1)?;
-    let tried = args.opt_bool(2)?.unwrap_or(false);
-    let address = parse_address(args.str(0)?)
-        .ok_or_else(|| RpcError::new(code::RPC_CLIENT_INVALID_IP_OR_SUBNET, "Invalid IP address"))?;
-    let added = ctx.services.network.add_address(address, port, tried).await?;
-    let error = (!added).then_some(if tried { "failed-adding-to-tried" } else { "failed-adding-to-new" });
-    Ok(Value::obj().with_opt("error", error).with("success", added))
-}
-
 pub async fn sendmsgtopeer(ctx: Ctx, args: Args) -> RpcResult {
     let peer: i64 = args.int(0)?;
     let message = args.str(1)?;
@@ -59,6 +50,11 @@ pub async fn sendmsgtopeer(ctx: Ctx, args: Args) -> RpcResult {
     Ok(Value::obj())
 }
 
-pub async fn getrawaddrman(_ctx: Ctx, _args: Args) -> RpcResult {
-    Err(RpcError::misc("getrawaddrman is not available: this node keeps no address tables of that form"))
+/// Core's scheduler, and then what the network does every few minutes.
+pub async fn mockscheduler(ctx: Ctx, args: Args) -> RpcResult {
+    let delta_secs: i64 = args.int(0)?;
+    ctx.kernel("mockscheduler", format!("[{delta_secs}]")).await?;
+    let by = Duration::from_secs(u64::try_from(delta_secs).unwrap_or(0));
+    ctx.services.network.advance_schedule(by).await?;
+    Ok(Value::Null)
 }

@@ -1,7 +1,6 @@
 //! Backends that answer by rote.
 #![allow(clippy::unwrap_used)]
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex};
@@ -9,9 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::backend::{
-    AddedNode, AddressCount, Ban, Control, KernelRpc, KnownAddress, NetTotals, Network, NetworkInfo, PeerInfo, Services,
-};
+use crate::backend::{AddedNode, Ban, Control, KernelRpc, NetTotals, Network, NetworkInfo, PeerInfo, Services};
 use crate::error::RpcError;
 
 /// One value plays every part.
@@ -155,14 +152,8 @@ impl Network for Twin {
     fn default_ban_secs(&self) -> i64 {
         86_400
     }
-    async fn addresses(&self, _count: usize, _network: Option<&str>) -> Result<Vec<KnownAddress>, RpcError> {
-        Ok(Vec::new())
-    }
-    async fn address_counts(&self) -> Result<Vec<AddressCount>, RpcError> {
-        Ok(Vec::new())
-    }
-    async fn add_address(&self, _address: IpAddr, _port: u16, _tried: bool) -> Result<bool, RpcError> {
-        Ok(true)
+    async fn advance_schedule(&self, _by: std::time::Duration) -> Result<(), RpcError> {
+        Ok(())
     }
     async fn send_message(&self, _peer: i64, _message: &str, _payload: &[u8]) -> Result<bool, RpcError> {
         Ok(false)

@@ -1,7 +1,8 @@
 //! Measures what the project promises about speed, with real processes on loopback. Prints tables in Markdown.
 //!
 //! `keyless-bench signing [--short] [2-of-3] [3-of-5]`, `keyless-bench losses [--short]`,
-//! `keyless-bench wallet [--short]`, `keyless-bench ceremonies [2-of-3] [3-of-5] [5-of-9] [7-of-10]`
+//! `keyless-bench wallet [--short]`, `keyless-bench ceremonies [2-of-3] [3-of-5] [5-of-9] [7-of-10]`,
+//! `keyless-bench node [--short]`
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod ceremonies;
@@ -10,6 +11,7 @@ mod crowd;
 mod floor;
 mod live;
 mod losses;
+mod node;
 mod stats;
 mod wallet;
 
@@ -23,7 +25,8 @@ use crate::stats::{Sample, ms};
 
 const USAGE: &str = "usage: keyless-bench signing [--short] [2-of-3] [3-of-5]\n       keyless-bench losses [--short]\n       \
                      keyless-bench wallet [--short]\n       \
-                     keyless-bench ceremonies [2-of-3] [3-of-5] [5-of-9] [7-of-10]";
+                     keyless-bench ceremonies [2-of-3] [3-of-5] [5-of-9] [7-of-10]\n       \
+                     keyless-bench node [--short]";
 const HUNDRED: u32 = 100;
 const SCHEMES: [AddressType; 2] = [AddressType::Bech32m, AddressType::Bech32];
 
@@ -48,6 +51,8 @@ fn main() -> ExitCode {
         Some((&"losses", ["--short"])) => losses_command(SHORT.losses),
         Some((&"wallet", [])) => wallet_command(&wallet::FULL),
         Some((&"wallet", ["--short"])) => wallet_command(&wallet::SHORT),
+        Some((&"node", [])) => node_command(&node::FULL),
+        Some((&"node", ["--short"])) => node_command(&node::SHORT),
         _ => usage(),
     }
 }
@@ -77,6 +82,12 @@ fn ceremonies_command(args: &[&str]) -> ExitCode {
 fn losses_command(rounds: usize) -> ExitCode {
     println!("{}", machine());
     losses::run(rounds);
+    ExitCode::SUCCESS
+}
+
+fn node_command(scale: &node::Scale) -> ExitCode {
+    println!("{}", machine());
+    node::run(scale);
     ExitCode::SUCCESS
 }
 
