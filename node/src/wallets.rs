@@ -20,6 +20,7 @@
 //! | [`locking`], [`backup`] | passphrases; copies of a wallet |
 //! | [`guard`] | policy, approvals, audit log, accusations |
 //! | [`lifecycle`] | shares dealt again, repaired; members suspended |
+//! | [`notify`] | `-walletnotify` |
 //! | [`handle`], [`info`] | one wallet as RPC sees it; its quorum as RPC shows it |
 
 mod backup;
@@ -37,6 +38,7 @@ pub mod loaded;
 mod locking;
 pub mod manager;
 pub mod options;
+mod notify;
 mod pool;
 mod shared;
 mod sign;

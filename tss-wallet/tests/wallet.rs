@@ -5,6 +5,8 @@
 mod addresses;
 #[path = "wallet/database.rs"]
 mod database;
+#[path = "wallet/imports.rs"]
+mod imports;
 #[path = "wallet/ledger.rs"]
 mod ledger;
 #[path = "wallet/psbt.rs"]

@@ -92,7 +92,8 @@ impl Loaded {
         let mut wallet = self.wallet();
         match wallet.tip() {
             Some(tip) if tip.hash == block.header.prev_blockhash => {
-                wallet.block_connected(block, height, now)?;
+                let touched = wallet.block_connected(block, height, now)?;
+                self.notify(&wallet, &touched);
                 drop(wallet);
                 self.forget_mined(block);
                 Ok(())
@@ -120,14 +121,17 @@ impl Loaded {
             return Ok(());
         }
         let block = self.chain.read_block(hash).ok_or(FollowError::NoBlock(*hash))?;
-        self.wallet().block_disconnected(&block, height, self.chain.now())?;
+        let mut wallet = self.wallet();
+        let touched = wallet.block_disconnected(&block, height, self.chain.now())?;
+        self.notify(&wallet, &touched);
         Ok(())
     }
 
     pub(super) fn mempool_added(&self, transaction: &Transaction) -> Result<(), FollowError> {
         let now = self.chain.now();
         let mut wallet = self.wallet();
-        wallet.mempool_added(transaction, now)?;
+        let touched = wallet.mempool_added(transaction, now)?;
+        self.notify(&wallet, &touched);
         if wallet.ledger().concerns(transaction, wallet.keys()) {
             let mut kept = self.in_mempool.lock().unwrap_or_else(PoisonError::into_inner);
             kept.insert(transaction.compute_txid(), transaction.clone());
@@ -141,7 +145,8 @@ impl Loaded {
         let known = wallet.ledger().get(txid).map(|record| record.tx.as_ref().clone());
         let Some(transaction) = kept.or(known) else { return Ok(()) };
         let reason = if reason == "conflict" { RemovalReason::Conflict } else { RemovalReason::Other };
-        wallet.mempool_removed(&transaction, reason, self.chain.now())?;
+        let touched = wallet.mempool_removed(&transaction, reason, self.chain.now())?;
+        self.notify(&wallet, &touched);
         Ok(())
     }
 
@@ -194,7 +199,8 @@ impl Loaded {
                 drop(wallet);
                 return self.catch_up();
             }
-            wallet.block_connected(&block, next, self.chain.now())?;
+            let touched = wallet.block_connected(&block, next, self.chain.now())?;
+            self.notify(&wallet, &touched);
             connected += 1;
             drop(wallet);
             progress.at(&self.name, next, first, last);
@@ -246,7 +252,10 @@ impl Loaded {
             let block = self.chain.active_hash(height).and_then(|hash| self.chain.read_block(&hash));
             let block = block.ok_or_else(|| RpcError::misc("Rescan failed. Potentially corrupted data files."))?;
             highest_time = highest_time.max(u64::from(block.header.time));
-            self.wallet().rescan_block(&block, height, highest_time, self.chain.now()).map_err(storage_error)?;
+            let mut wallet = self.wallet();
+            let found = wallet.rescan_block(&block, height, highest_time, self.chain.now());
+            self.notify(&wallet, &found.map_err(storage_error)?);
+            drop(wallet);
             let done = u64::from(height - start + 1) * 1_000_000 / u64::from(end - start + 1);
             self.rescan.progress_ppm.store(u32::try_from(done).unwrap_or(1_000_000), Ordering::Relaxed);
             progress.at(&self.name, height, start, end);

@@ -45,6 +45,10 @@ pub struct WalletOptions {
     pub address_type: AddressType,
     pub change_type: Option<AddressType>,
     pub signal_rbf: bool,
+    /// `-walletrejectlongchains`.
+    pub reject_long_chains: bool,
+    /// `-walletnotify`.
+    pub notify: Option<String>,
     pub broadcast: bool,
     pub spend_zero_conf_change: bool,
     pub avoid_partial_spends: bool,
@@ -104,6 +108,8 @@ impl WalletOptions {
             address_type: address_type(args, "-addresstype")?.unwrap_or(AddressType::Bech32),
             change_type: address_type(args, "-changetype")?,
             signal_rbf: args.get_bool("-walletrbf", true),
+            reject_long_chains: args.get_bool("-walletrejectlongchains", true),
+            notify: args.get("-walletnotify").filter(|command| !command.is_empty()),
             broadcast: args.get_bool("-walletbroadcast", true),
             spend_zero_conf_change: args.get_bool("-spendzeroconfchange", true),
             avoid_partial_spends: args.get_bool("-avoidpartialspends", false),

@@ -18,6 +18,7 @@ use tss_wallet::wallet::Wallet;
 use tss_wallet::wallet::addresses::POOL_EMPTY;
 use tss_wallet::wallet::feed::SendNote as LedgerNote;
 use tss_wallet::wallet::locks::ClaimId;
+use tss_wallet::wallet::record::TxRecord;
 use tss_wallet::wallet::signing::{SighashChoice, SigningItem, apply_signatures};
 use tss_wallet::wallet::spend::{ChangeSpec, Draft, PresetInput, Recipient, SpendParams};
 
@@ -117,15 +118,42 @@ impl Loaded {
         Ok((params, chosen))
     }
 
-    /// Unconfirmed transactions of ours that nothing can follow in the mempool.
+    /// Unconfirmed transactions of ours that nothing should follow: their ancestors, or their cluster as far as the
+    /// wallet sees it, are as many as older nodes take.
     fn full_chains(&self) -> HashSet<Txid> {
-        let unconfirmed: HashSet<Txid> = {
-            let wallet = self.wallet();
-            let coins = wallet.ledger().open_coins().filter(|(_, record)| record.in_mempool());
-            coins.map(|(outpoint, _)| outpoint.txid).collect()
-        };
+        let clusters = if self.options.reject_long_chains { self.clusters() } else { Vec::new() };
         let full = |txid: &Txid| self.chain.mempool_ancestry(txid).is_some_and(|found| found.count >= MAX_CHAIN);
-        unconfirmed.into_iter().filter(full).collect()
+        clusters
+            .into_iter()
+            .flat_map(|cluster| {
+                let crowded = cluster.len() as u64 >= MAX_CHAIN;
+                cluster.into_iter().filter(move |txid| crowded || full(txid))
+            })
+            .collect()
+    }
+
+    /// The wallet's transactions in the mempool, those together that spend one from another.
+    fn clusters(&self) -> Vec<Vec<Txid>> {
+        let wallet = self.wallet();
+        let ledger = wallet.ledger();
+        let mut seen: HashSet<Txid> = HashSet::new();
+        let mut clusters = Vec::new();
+        for (start, _) in ledger.open_coins().filter(|(_, record)| record.in_mempool()) {
+            let (mut cluster, mut todo) = (Vec::new(), Vec::new());
+            if seen.insert(start.txid) {
+                todo.push(start.txid);
+            }
+            while let Some(record) = todo.pop().and_then(|txid| ledger.get(&txid)) {
+                cluster.push(record.txid);
+                let parents = record.tx.input.iter().map(|input| input.previous_output.txid);
+                let coins = (0_u32..).zip(&record.tx.output).map(|(vout, _)| OutPoint::new(record.txid, vout));
+                let children = coins.flat_map(|coin| ledger.spenders(coin)).map(|spender| spender.txid);
+                let near = parents.chain(children).filter(|txid| ledger.get(txid).is_some_and(TxRecord::in_mempool));
+                todo.extend(near.filter(|txid| seen.insert(*txid)));
+            }
+            clusters.push(cluster);
+        }
+        clusters
     }
 
     /// The tip's height, if the chain is current.
@@ -271,7 +299,10 @@ impl Loaded {
     fn record(&self, tx: &Transaction, note: &SendNote) -> Result<Txid, RpcError> {
         let kept =
             LedgerNote { comment: note.comment.clone(), comment_to: note.comment_to.clone(), ..LedgerNote::default() };
-        self.wallet().commit_transaction(tx, kept, self.chain.now()).map_err(storage_error)
+        let mut wallet = self.wallet();
+        let txid = wallet.commit_transaction(tx, kept, self.chain.now()).map_err(storage_error)?;
+        self.notify(&wallet, &[txid].into());
+        Ok(txid)
     }
 
     /// Hands a recorded transaction to the mempool and the peers. A refusal is logged: the payment stands, and is

@@ -28,6 +28,8 @@ pub fn options(dir: &Path, identity: Identity) -> WalletOptions {
         address_type: AddressType::Bech32,
         change_type: None,
         signal_rbf: true,
+        reject_long_chains: true,
+        notify: None,
         broadcast: true,
         spend_zero_conf_change: true,
         avoid_partial_spends: false,
