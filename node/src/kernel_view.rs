@@ -10,10 +10,10 @@ use bitcoin::consensus::serialize;
 use bitcoin::hashes::Hash;
 use bitcoin::{Amount, Block, BlockHash, Denomination, FeeRate, Network, OutPoint, Transaction, TxOut, Txid};
 use keyless_kernel::mempool::{Acceptance, RejectKind};
-use keyless_kernel::{Args, Kernel, KernelError, RpcCall};
+use keyless_kernel::{Args, Kernel, KernelError, MempoolAncestry, RpcCall};
 use serde_json::Value;
-use serde_json::value::RawValue;
 use tss_wallet::wallet::signing::PrevCoin;
+use tss_wallet::wallet::spend::fees::FeeRate as PerKvb;
 
 use crate::wallets::chain_view::{
     Ancestry, BlockFacts, BlockRef, ChainView, Estimate, MempoolEntry, MempoolRefusal, Tested,
@@ -146,9 +146,33 @@ impl ChainView for KernelView {
     }
 
     fn mempool_ancestry(&self, txid: &Txid) -> Option<Ancestry> {
-        let params = format!("[\"{txid}\"]");
-        let entry = self.kernel.rpc(RpcCall::internal("getmempoolentry", &params)).ok()?;
-        ancestry(&entry)
+        let found = or_empty(self.kernel.mempool_ancestry(txid))?;
+        let MempoolAncestry { ancestors, cluster, size_vbytes, fees } = found;
+        Some(Ancestry { count: ancestors, cluster, size_vbytes, fees })
+    }
+
+    fn has_mempool_descendants(&self, txid: &Txid) -> bool {
+        or_empty(self.kernel.mempool_has_descendants(txid))
+    }
+
+    fn bump_fees(&self, coins: &[OutPoint], rate: PerKvb) -> Vec<Amount> {
+        if coins.is_empty() {
+            return Vec::new();
+        }
+        let mut fees = or_empty(self.kernel.bump_fees(coins, rate.0));
+        fees.resize(coins.len(), Amount::ZERO);
+        fees
+    }
+
+    fn combined_bump_fee(&self, coins: &[OutPoint], rate: PerKvb) -> Option<Amount> {
+        if coins.is_empty() {
+            return Some(Amount::ZERO);
+        }
+        or_empty(self.kernel.combined_bump_fee(coins, rate.0))
+    }
+
+    fn fits_cluster_limits(&self, transaction: &Transaction) -> bool {
+        self.kernel.fits_cluster_limits(transaction).unwrap_or(true)
     }
 
     fn submit(&self, transaction: &Transaction, relay: bool) -> Result<(), MempoolRefusal> {
@@ -180,6 +204,10 @@ impl ChainView for KernelView {
 
     fn relay_min_fee(&self) -> FeeRate {
         fee_rate(self.kernel.mempool_info().map_or(0, |info| info.min_relay_sat_kvb))
+    }
+
+    fn incremental_fee(&self) -> PerKvb {
+        PerKvb(self.kernel.mempool_info().map_or(0, |info| info.incremental_sat_kvb))
     }
 
     fn flush_notifications(&self) {
@@ -218,36 +246,4 @@ fn prevtx(outpoint: &OutPoint, coin: &PrevCoin) -> Value {
         named.insert("amount".to_owned(), Value::String(amount.to_string_in(Denomination::Bitcoin)));
     }
     named
-}
-
-/// Reads what `getmempoolentry` says of ancestors, amounts without a float.
-fn ancestry(entry: &str) -> Option<Ancestry> {
-    #[derive(serde::Deserialize)]
-    struct Fees<'a> {
-        #[serde(borrow)]
-        ancestor: &'a RawValue,
-    }
-    #[derive(serde::Deserialize)]
-    struct Entry<'a> {
-        ancestorcount: u64,
-        ancestorsize: u64,
-        #[serde(borrow)]
-        fees: Fees<'a>,
-    }
-    let entry: Entry<'_> = serde_json::from_str(entry).ok()?;
-    let fees = Amount::from_str_in(entry.fees.ancestor.get(), Denomination::Bitcoin).ok()?;
-    Some(Ancestry { count: entry.ancestorcount, size_vbytes: entry.ancestorsize, fees })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ancestors_are_read_to_the_satoshi() {
-        let entry =
-            r#"{"vsize":141,"ancestorcount":2,"ancestorsize":282,"fees":{"base":0.00000141,"ancestor":0.00000283}}"#;
-        let read = ancestry(entry).unwrap();
-        assert_eq!((read.count, read.size_vbytes, read.fees), (2, 282, Amount::from_sat(283)));
-    }
 }

@@ -17,14 +17,19 @@
 //! | [`pool`], [`fees`], [`spend`], [`sign`] | addresses, fee rates, payments, signatures |
 //! | [`detached`] | payments that nobody waits for |
 //! | [`imports`] | wallets without keys: descriptors taken in, and looked for |
+//! | [`names`], [`container`] | where a wallet lies; `wallet.dat`, which it is while it is closed |
 //! | [`locking`], [`backup`] | passphrases; copies of a wallet |
 //! | [`guard`] | policy, approvals, audit log, accusations |
 //! | [`lifecycle`] | shares dealt again, repaired; members suspended |
 //! | [`notify`] | `-walletnotify` |
+//! | [`bump`] | a payment replaced by one that pays more |
+//! | [`unconfirmed`] | the mempool as coin selection sees it |
 //! | [`handle`], [`info`] | one wallet as RPC sees it; its quorum as RPC shows it |
 
 mod backup;
+mod bump;
 pub mod chain_view;
+mod container;
 mod detached;
 pub mod feed;
 mod fees;
@@ -37,12 +42,14 @@ mod lifecycle;
 pub mod loaded;
 mod locking;
 pub mod manager;
-pub mod options;
+mod names;
 mod notify;
+pub mod options;
 mod pool;
 mod shared;
 mod sign;
 mod spend;
+mod unconfirmed;
 
 pub use chain_view::ChainView;
 pub use feed::{ChainFeed, FeedEvent};

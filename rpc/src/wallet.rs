@@ -15,6 +15,9 @@
 //! | `rescan` | rescanblockchain, abortrescan |
 //! | `policy`, `oversight` | the signing policy; approvals, audit log, accusations |
 //! | `spending`, `options`, `sweep` | sendtoaddress, sendmany, send, fundrawtransaction, sendall |
+//! | `bumping` | bumpfee, psbtbumpfee |
+//! | `pruned` | importprunedfunds, removeprunedfunds |
+//! | `solving` | `solving_data` |
 //! | `signing`, `psbt` | raw transactions, PSBTs of both versions, messages |
 //! | `descriptors`, `importing` | descriptors, public ones taken in, and what would touch private keys |
 //! | `locking` | passphrases of the share, copies of the wallet |
@@ -28,6 +31,7 @@ pub mod backend;
 pub mod table;
 
 mod addresses;
+mod bumping;
 mod coins;
 mod describe;
 mod descriptors;
@@ -43,12 +47,14 @@ mod options;
 mod oversight;
 mod params;
 mod policy;
+mod pruned;
 mod psbt;
 mod quorum;
 mod received;
 mod rescan;
 mod select;
 mod signing;
+mod solving;
 mod spending;
 mod sweep;
 mod unavailable;

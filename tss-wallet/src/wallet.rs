@@ -19,6 +19,8 @@
 //! | [`addresses`] | handing out addresses, labels |
 //! | [`balance`], [`coins`], [`history`] | questions about money |
 //! | [`spend`] | coin selection, fees, change |
+//! | [`solving`] | how scripts of others are spent |
+//! | [`export`] | a copy that only watches |
 //! | [`signing`], [`psbt`], [`message`] | what must be signed, and where signatures go |
 //! | [`descriptors`] | descriptors as others import them |
 //! | [`imports`] | public descriptors that a wallet without a quorum watches |
@@ -28,6 +30,7 @@ pub mod addresses;
 pub mod balance;
 pub mod coins;
 pub mod descriptors;
+pub mod export;
 pub mod feed;
 pub mod history;
 pub mod imports;
@@ -40,6 +43,7 @@ pub mod pool;
 pub mod psbt;
 pub mod record;
 pub mod signing;
+pub mod solving;
 pub mod spend;
 pub mod storage;
 
@@ -59,6 +63,8 @@ use self::pool::Pool;
 use self::record::{TxRecord, TxState};
 use self::storage::{Durability, Storage, StorageError, Table, Write};
 
+/// The birth time of a wallet that has no keys yet.
+const UNBORN: u64 = u64::MAX;
 /// The version of what this module stores.
 const FORMAT: u32 = 1;
 const META_KEY: &[u8] = b"wallet";
@@ -169,13 +175,15 @@ impl Wallet {
         tip: Option<BlockId>,
         storage: Box<dyn Storage>,
     ) -> Result<Self, WalletError> {
+        // Without keys nothing can have been paid to it yet.
+        let birth_time = if params.accounts.is_empty() { UNBORN } else { params.birth_time };
         let meta = Meta {
             format: FORMAT,
             name: params.name,
             network: params.network,
             accounts: params.accounts,
             created: params.birth_time,
-            birth_time: params.birth_time,
+            birth_time,
             avoid_reuse: params.avoid_reuse,
         };
         let keys = keychains(&meta)?;
@@ -282,9 +290,9 @@ impl Wallet {
         &self.options
     }
 
-    /// When the oldest key was made, or the oldest transaction seen; seconds since 1970.
-    pub fn birth_time(&self) -> u64 {
-        self.meta.birth_time
+    /// When the oldest key was made, or the oldest transaction seen; seconds since 1970. None without any.
+    pub fn birth_time(&self) -> Option<u64> {
+        (self.meta.birth_time != UNBORN).then_some(self.meta.birth_time)
     }
 
     /// When the keys were made, seconds since 1970.
@@ -431,8 +439,17 @@ impl Wallet {
         Ok(Write { table: Table::Meta, key: KIND_KEY.to_vec(), value: Some(value) })
     }
 
+    /// Where the wallet stands, as a copy of it stores it.
+    pub fn tip_row(&self) -> Result<Write, StorageError> {
+        self.block_row(self.tip())
+    }
+
     fn best_block_row(&self) -> Result<Write, StorageError> {
-        let best = self.best_block.map(|block| (block.height, block.hash));
+        self.block_row(self.best_block)
+    }
+
+    fn block_row(&self, block: Option<BlockId>) -> Result<Write, StorageError> {
+        let best = block.map(|block| (block.height, block.hash));
         let value = postcard::to_stdvec(&best).map_err(|_| CORRUPT_META)?;
         Ok(Write { table: Table::Meta, key: BEST_BLOCK_KEY.to_vec(), value: Some(value) })
     }

@@ -161,6 +161,12 @@ kl_buf kl_bloom_add(int64_t peer, kl_in payload);
 void kl_bloom_clear(int64_t peer);
 kl_buf kl_bloom_matches(int64_t peer, kl_in txid);
 kl_buf kl_bloom_block(int64_t peer, kl_in hash);
+// unconfirmed.cpp
+kl_buf kl_ancestry(kl_in txid);
+kl_buf kl_has_descendants(kl_in txid);
+kl_buf kl_bump_fees(kl_in outpoints, int64_t sat_kvb);
+kl_buf kl_combined_bump_fee(kl_in outpoints, int64_t sat_kvb);
+kl_buf kl_fits_limits(kl_in tx);
 }
 
 #endif // KEYLESS_SHIM_H

@@ -204,4 +204,10 @@ unsafe extern "C" {
     pub(crate) safe fn kl_bloom_clear(peer: i64);
     pub(crate) safe fn kl_bloom_matches(peer: i64, txid: Bytes<'_>) -> Buffer;
     pub(crate) safe fn kl_bloom_block(peer: i64, hash: Bytes<'_>) -> Buffer;
+    // Unconfirmed coins.
+    pub(crate) safe fn kl_ancestry(txid: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_has_descendants(txid: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_bump_fees(outpoints: Bytes<'_>, sat_kvb: i64) -> Buffer;
+    pub(crate) safe fn kl_combined_bump_fee(outpoints: Bytes<'_>, sat_kvb: i64) -> Buffer;
+    pub(crate) safe fn kl_fits_limits(tx: Bytes<'_>) -> Buffer;
 }

@@ -16,6 +16,7 @@
 //! | [`relay`] | transactions that peers announce and send: requests, orphans, packages |
 //! | [`compact`] | compact blocks, made and rebuilt |
 //! | [`filters`] | block filters and bloom filters, for light clients |
+//! | [`unconfirmed`] | ancestors and what they lack, limits on clusters |
 //! | [`rpc`] | Core's RPC table: execution, warm-up, command list |
 //! | [`notify`] | what the node tells: blocks, transactions, flushes, shutdown |
 //! | [`log`] | lines and categories of `debug.log`, the layer that feeds `tracing` into it |
@@ -43,6 +44,7 @@ pub mod node;
 pub mod notify;
 pub mod relay;
 pub mod rpc;
+pub mod unconfirmed;
 
 /// The vendored tree this crate was built from.
 pub const CORE_SOURCE: &str = env!("KEYLESS_CORE_SOURCE");
@@ -55,3 +57,4 @@ pub use mempool::{Acceptance, Accepted, MempoolEntry, MempoolInfo, PackageOutcom
 pub use node::Kernel;
 pub use notify::{Notification, Notifications};
 pub use rpc::{RpcCall, RpcFailure};
+pub use unconfirmed::MempoolAncestry;

@@ -138,6 +138,14 @@ pub fn set_complete(dir: &Path) -> Result<(), HoldingError> {
     fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
 }
 
+/// Takes the mark away: durable when this returns.
+pub fn unset_complete(dir: &Path) -> Result<(), HoldingError> {
+    let path = dir.join(COMPLETE);
+    let failed = |error| HoldingError::Io { path: path.clone(), error };
+    fs::remove_file(&path).map_err(failed)?;
+    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
+}
+
 /// Stores what a wallet is, before its share.
 pub fn store_facts(db: &WalletDb, ceremony: &[u8; 32], facts: &Invitation) -> Result<(), HoldingError> {
     let encoded = postcard::to_allocvec(facts)

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use bitcoin::{Amount, Block, BlockHash, FeeRate, Network, OutPoint, Transaction, TxOut, Txid};
 use tss_wallet::wallet::signing::PrevCoin;
+use tss_wallet::wallet::spend::fees::FeeRate as PerKvb;
 
 /// A block of the active chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub struct BlockFacts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ancestry {
     pub count: u64,
+    /// All that are connected with it.
+    pub cluster: u64,
     pub size_vbytes: u64,
     pub fees: Amount,
 }
@@ -100,6 +103,13 @@ pub trait ChainView: Send + Sync + 'static {
     fn mempool(&self) -> Vec<MempoolEntry>;
     fn mempool_transaction(&self, txid: &Txid) -> Option<Transaction>;
     fn mempool_ancestry(&self, txid: &Txid) -> Option<Ancestry>;
+    fn has_mempool_descendants(&self, txid: &Txid) -> bool;
+    /// What the unconfirmed ancestors of each coin lack at a rate, each coin looked at alone.
+    fn bump_fees(&self, coins: &[OutPoint], rate: PerKvb) -> Vec<Amount>;
+    /// The same for all coins together; `None` where their cluster is too large.
+    fn combined_bump_fee(&self, coins: &[OutPoint], rate: PerKvb) -> Option<Amount>;
+    /// Whether the mempool's limits on clusters would let a transaction in.
+    fn fits_cluster_limits(&self, transaction: &Transaction) -> bool;
     /// Puts a transaction into the mempool; tells the peers of it when `relay` is set. Known already is success.
     fn submit(&self, transaction: &Transaction, relay: bool) -> Result<(), MempoolRefusal>;
 
@@ -112,6 +122,8 @@ pub trait ChainView: Send + Sync + 'static {
     fn mempool_min_fee(&self) -> FeeRate;
     /// `-minrelaytxfee`.
     fn relay_min_fee(&self) -> FeeRate;
+    /// `-incrementalrelayfee`.
+    fn incremental_fee(&self) -> PerKvb;
 
     /// Returns when every notification queued before this call has been delivered to [`super::ChainFeed`].
     fn flush_notifications(&self);

@@ -22,6 +22,11 @@ fn per_kvb(rate: bitcoin::FeeRate) -> FeeRate {
     FeeRate(rate.to_sat_per_kwu().saturating_mul(4))
 }
 
+/// Core's `GetRequiredFeeRate`.
+pub(super) fn required(options: &WalletOptions, chain: &dyn ChainView) -> FeeRate {
+    options.min_fee.max(per_kvb(chain.relay_min_fee()))
+}
+
 /// Core's `GetMinimumFeeRate`, with the checks that `CreateTransaction` makes on its result.
 pub(super) fn choose(options: &WalletOptions, chain: &dyn ChainView, choice: FeeChoice) -> Result<Chosen, RpcError> {
     let relay = per_kvb(chain.relay_min_fee());

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
-use bitcoin::{Address, OutPoint, Psbt, Script, Transaction, Txid};
+use bitcoin::{Address, Amount, BlockHash, OutPoint, Psbt, Script, Transaction, Txid};
 use keyless_rpc::error::RpcError;
 use keyless_rpc::wallet::backend::{
-    Ancestry, Encryption, FeeChoice, FeeRate, FeeReason, Funded, Import, Imports, Ledger, PrevOut, ProcessedPsbt,
-    PsbtOptions, QuorumInfo, Redealt, Rescanned, Result, Scanning, SendNote, Sent, SighashType, SignedTransaction,
-    SigningSession, SpendRequest, WalletHandle, WalletSettings,
+    Ancestry, BumpRequest, Bumped, Encryption, FeeChoice, FeeRate, FeeReason, Funded, Import, Imports, Ledger, PrevOut,
+    ProcessedPsbt, PsbtOptions, QuorumInfo, Redealt, Rescanned, Result, Scanning, SendNote, Sent, SighashType,
+    SignedTransaction, SigningSession, SpendRequest, WalletHandle, WalletSettings,
 };
 use tss_wallet::wallet::feed::AbandonError;
 use tss_wallet::wallet::keychain::{AddressType, ChainId};
+use tss_wallet::wallet::spend::fees::FeeRate as Rate;
 
 use super::loaded::{Keys, Loaded, Quorum, storage_error};
 use super::{fees, info};
@@ -163,6 +164,11 @@ impl WalletHandle for Handle {
         .await
     }
 
+    async fn bump_fee(&self, coins: &[OutPoint], rate: FeeRate) -> Result<Amount> {
+        let (coins, rate) = (coins.to_vec(), Rate(rate.sat_per_kvb));
+        self.run(move |loaded| Ok(loaded.chain.combined_bump_fee(&coins, rate).unwrap_or_default())).await
+    }
+
     async fn fund(&self, request: &SpendRequest) -> Result<Funded> {
         let request = request.clone();
         self.run(move |loaded| loaded.fund_request(&request)).await
@@ -181,6 +187,16 @@ impl WalletHandle for Handle {
     async fn send_later(&self, request: &SpendRequest, note: &SendNote) -> Result<String> {
         let (request, note) = (request.clone(), SendNote { detached: true, ..note.clone() });
         self.run(move |loaded| loaded.send_later(request, note)).await
+    }
+
+    async fn bump(&self, request: &BumpRequest, draft: bool) -> Result<Bumped> {
+        let request = request.clone();
+        self.run(move |loaded| {
+            let bumped = loaded.bump(&request, draft).map_err(|error| loaded.explain(error))?;
+            loaded.refill_soon();
+            Ok(bumped)
+        })
+        .await
     }
 
     async fn commit(&self, tx: Transaction, note: &SendNote) -> Result<Txid> {
@@ -235,11 +251,30 @@ impl WalletHandle for Handle {
         self.run(move |loaded| loaded.change_passphrase(&old, &new)).await
     }
 
+    async fn import_proven(&self, tx: Transaction, block: BlockHash, index: Option<u32>) -> Result<()> {
+        self.run(move |loaded| loaded.import_proven(&tx, block, index)).await
+    }
+
+    async fn forget(&self, txid: Txid) -> Result<()> {
+        self.run(move |loaded| {
+            if loaded.wallet().remove_transaction(&txid).map_err(storage_error)? {
+                return Ok(());
+            }
+            Err(RpcError::wallet(format!("Transaction {txid} does not belong to this wallet")))
+        })
+        .await
+    }
+
+    async fn export_watch_only(&self, destination: &Path) -> Result<()> {
+        let destination = destination.to_owned();
+        self.run(move |loaded| loaded.export(&destination)).await
+    }
+
     async fn backup(&self, destination: &Path) -> Result<()> {
         let destination = destination.to_owned();
         self.run(move |loaded| {
-            let dir = loaded.options.wallet_dir(&loaded.name);
-            loaded.back_up(&dir, &destination).map_err(|error| {
+            let place = loaded.options.place(&loaded.name);
+            loaded.back_up(&place, &destination).map_err(|error| {
                 tracing::error!(wallet = loaded.name, %error, "the wallet could not be copied");
                 RpcError::wallet("Error: Wallet backup failed!")
             })

@@ -6,12 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bitcoin::{BlockHash, Transaction};
 use keyless_rpc::error::RpcError;
 use keyless_rpc::wallet::backend::{Import, Imports};
 use tss_wallet::WalletDb;
 use tss_wallet::store::StoreError;
 use tss_wallet::wallet::imports::ImportFailure;
+use tss_wallet::wallet::record::BlockPosition;
 
+use super::container::ContainerError;
 use super::loaded::{Loaded, storage_error};
 use crate::quorum::holding;
 
@@ -48,6 +51,9 @@ pub(super) fn open_plain(dir: &Path) -> Result<Arc<WalletDb>, RpcError> {
             Ok(db) => return Ok(Arc::new(db)),
             // The last user of the wallet that was just unloaded is about to let go.
             Err(StoreError::InUse(_)) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
+            Err(StoreError::InUse(_)) => {
+                return Err(RpcError::wallet(format!("Wallet file verification failed. {}", ContainerError::InUse)));
+            }
             Err(error) => return Err(storage_error(error)),
         }
     }
@@ -63,6 +69,21 @@ impl Loaded {
         })?;
         wallet.look_again();
         Ok(done)
+    }
+
+    /// Takes in a transaction that a proof shows at `index` of a block.
+    pub(super) fn import_proven(&self, tx: &Transaction, block: BlockHash, index: Option<u32>) -> Result<(), RpcError> {
+        let bad = RpcError::invalid_address_or_key;
+        let mut wallet = self.wallet();
+        let tip = wallet.tip().map_or(0, |tip| tip.height);
+        let facts = self.chain.block_facts(&block).filter(|facts| facts.in_active_chain && facts.height <= tip);
+        let facts = facts.ok_or_else(|| bad("Block not found in chain"))?;
+        let index = index.ok_or_else(|| bad("Transaction given doesn't exist in proof"))?;
+        let position = BlockPosition { hash: block, height: facts.height, index, time: u64::from(facts.time) };
+        if wallet.import_confirmed(tx, position, self.chain.now()).map_err(storage_error)? {
+            return Ok(());
+        }
+        Err(bad("No addresses in wallet correspond to included transaction"))
     }
 
     /// Looks at the blocks from two hours before a time on, and at the mempool. Blocks until it is done.

@@ -172,7 +172,7 @@ impl WalletManager {
 
     fn check_unpacked(&self, file: &Path, dir: &Path, passphrase: Option<&str>) -> BackupCheck {
         let bad = |reason: String| BackupCheck { reason: Some(reason), ..BackupCheck::default() };
-        if let Err(error) = backup::unpack(file, dir) {
+        if let Err(error) = backup::unpack(file, dir, backup::Unpack::Restore) {
             return bad(error.to_string());
         }
         let embedded = dir.join("identity");

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,11 +24,14 @@ use tss_wallet::{MemberId, Roster, SigningIdentity, Split, WalletDb, WalletId};
 
 use super::backup;
 use super::chain_view::ChainView;
+use super::container::{ContainerError, Place};
 use super::feed::{ChainFeed, FeedEvent, Queued};
+use super::follow::FollowError;
 use super::handle::{Handle, blocking};
 use super::imports::{is_plain, make_plain, open_plain};
 use super::info;
 use super::loaded::{Keys, Loaded, Quorum, storage_error};
+use super::names;
 use super::options::WalletOptions;
 use super::sign::quorum_error;
 use crate::metrics::Snapshot;
@@ -58,6 +62,8 @@ pub struct WalletManager {
     loaded: Mutex<Vec<Arc<Loaded>>>,
     /// Held while an event is applied, and while a wallet joins.
     applying: Mutex<()>,
+    /// The wallet without a name is loaded though no list says so, and none was written yet.
+    unnamed_by_default: AtomicBool,
     /// Names that are being created, loaded or unloaded.
     busy: Mutex<BTreeSet<String>>,
     core: OnceLock<Arc<Core>>,
@@ -95,9 +101,18 @@ impl WalletManager {
         chain: Arc<dyn ChainView>,
         runtime: tokio::runtime::Handle,
     ) -> std::result::Result<Arc<Self>, StartError> {
-        private_dir(&options.wallets_dir)?;
+        if options.wallets_fallback.is_none() {
+            private_dir(&options.wallets_dir)?;
+        }
         private_dir(&options.keyless_dir)?;
+        let unfinished = options.keyless_dir.join(backup::EXPORTS);
+        if unfinished.exists()
+            && let Err(error) = std::fs::remove_dir_all(&unfinished)
+        {
+            tracing::warn!(%error, "what a crash left of an export could not be removed");
+        }
         let manager = Arc::new(Self {
+            unnamed_by_default: AtomicBool::new(options.unnamed_by_default),
             options: Arc::new(options),
             chain,
             runtime,
@@ -137,20 +152,25 @@ impl WalletManager {
     ) -> std::result::Result<ChainFeed, StartError> {
         let directories = self.directories();
         self.remove_unfinished(&directories);
-        let shares: Vec<String> =
-            directories.into_iter().filter(|name| !is_plain(&self.options.wallet_dir(name))).collect();
+        let is_share = |name: &String| {
+            let dir = self.options.wallet_dir(name);
+            !backup::is_self_contained(&dir) && holding::is_ours(&dir)
+        };
+        let shares: Vec<String> = directories.into_iter().filter(is_share).collect();
         if let Some((carrier, events)) = carrier {
             self.join_network(carrier, events, &shares);
         }
-        let names: BTreeSet<&String> = self.options.load.iter().collect();
-        for name in names {
+        for name in &self.options.load {
             let result = self.load_now(name);
             match result {
                 Ok(_) => {}
                 Err(error) if error.code == code::RPC_WALLET_NOT_FOUND => {
                     tracing::warn!("Skipping -wallet path that doesn't exist. {}", error.message);
                 }
-                Err(error) => return Err(StartError::Wallet(error.message)),
+                Err(error) => {
+                    let text = error.message.strip_prefix(UNVERIFIED).unwrap_or(&error.message);
+                    return Err(StartError::Wallet(text.to_owned()));
+                }
             }
         }
         let weak = Arc::downgrade(self);
@@ -174,7 +194,7 @@ impl WalletManager {
         let config = CoreConfig {
             identity: SigningIdentity::from_seed(self.options.identity.seed()),
             layout: Layout::Node {
-                wallets: self.options.wallets_dir.clone(),
+                wallets: self.options.wallets_dir().to_owned(),
                 seal_key: self.options.keyless_dir.join("seal.key"),
             },
             policy: Policy {
@@ -198,13 +218,11 @@ impl WalletManager {
 
     /// Directories under `wallets/` that hold something of ours.
     fn directories(&self) -> Vec<String> {
-        let entries = match std::fs::read_dir(&self.options.wallets_dir) {
+        let wallets = self.options.wallets_dir();
+        let entries = match std::fs::read_dir(wallets) {
             Ok(entries) => entries,
             Err(error) => {
-                tracing::warn!(
-                    "Error scanning directory entries under {}: {error}",
-                    self.options.wallets_dir.display()
-                );
+                tracing::warn!("Error scanning directory entries under {}: {error}", wallets.display());
                 return Vec::new();
             }
         };
@@ -222,9 +240,9 @@ impl WalletManager {
     fn remove_unfinished(&self, directories: &[String]) {
         for name in directories {
             let dir = self.options.wallet_dir(name);
-            if dir.join("identity").is_file() && !holding::is_complete(&dir) {
+            if dir.join("identity").is_file() && !holding::is_complete(&dir) && !self.options.place(name).is_packed() {
                 tracing::warn!(wallet = name, "a wallet whose making never ended is dropped");
-                keygen::remove_unfinished(&dir);
+                clear(&dir);
             }
         }
     }
@@ -301,17 +319,28 @@ impl WalletManager {
             let text = format!("Wallet \"{name}\" is already loaded.");
             return Err(RpcError::new(code::RPC_WALLET_ALREADY_LOADED, text));
         }
-        let dir = self.options.wallet_dir(name);
+        names::check(self.options.wallets_dir(), name).map_err(unverified)?;
+        let place = self.options.place(name);
+        let dir = place.dir.clone();
         let missing = |why: &str| {
-            let text =
-                format!("Wallet file verification failed. Failed to load database path '{}'. {why}", dir.display());
-            RpcError::new(code::RPC_WALLET_NOT_FOUND, text)
+            let path = self.options.wallets_dir().join(name);
+            RpcError::new(
+                code::RPC_WALLET_NOT_FOUND,
+                format!("{UNVERIFIED}Failed to load database path '{}'. {why}", path.display()),
+            )
         };
-        if !dir.exists() {
+        if !place.is_taken() && !dir.exists() {
             return Err(missing("Path does not exist."));
         }
-        if !keygen::is_safe_name(name) || !holding::is_ours(&dir) || !holding::is_complete(&dir) {
+        place.unpack().map_err(|error| match error {
+            ContainerError::Copy(error) => missing(&error.to_string()),
+            other => unverified(other.to_string()),
+        })?;
+        if !holding::is_ours(&dir) || !holding::is_complete(&dir) {
             return Err(missing("Data is not in recognized format."));
+        }
+        if let Some(error) = self.other_chain(&dir) {
+            return Err(missing(&error));
         }
         if is_plain(&dir) {
             self.open_ledger(name, open_plain(&dir)?, None, None)?;
@@ -320,6 +349,16 @@ impl WalletManager {
             self.open_ledger(name, Arc::clone(keys.holding.db()), Some(keys), None)?;
         }
         Ok(LoadedName { name: name.to_owned(), warnings: Vec::new() })
+    }
+
+    /// Why a wallet is not one of this chain. A share that cannot be read says so when it is opened.
+    fn other_chain(&self, dir: &Path) -> Option<String> {
+        if is_plain(dir) {
+            return None;
+        }
+        let db = WalletDb::open(&dir.join("db")).ok()?;
+        let (_, facts) = holding::stored_facts(&db).ok().flatten()?;
+        (facts.genesis != self.chain.genesis()).then(|| "It is a wallet of another chain.".to_owned())
     }
 
     fn open_quorum(&self, name: &str, dir: &Path) -> Result<Keys> {
@@ -342,6 +381,9 @@ impl WalletManager {
                 // The last user of the wallet that was just unloaded is about to let go.
                 Err(error) if Instant::now() < deadline && error.to_string().contains("in use") => {
                     std::thread::sleep(Duration::from_millis(20));
+                }
+                Err(error) if error.to_string().contains("in use") => {
+                    return Err(unverified(ContainerError::InUse.to_string()));
                 }
                 Err(error) => return Err(RpcError::wallet(format!("Error: {error}"))),
             }
@@ -438,7 +480,10 @@ impl WalletManager {
                 .reconcile(|hash| self.chain.block_facts(hash).is_some_and(|facts| facts.in_active_chain))
                 .map_err(storage_error)?;
         }
-        loaded.catch_up().map_err(storage_error)?;
+        loaded.catch_up().map_err(|error| match error {
+            FollowError::NoBlock(_) if self.chain.prune_height().is_some() => RpcError::wallet(PRUNED),
+            other => storage_error(other),
+        })?;
         {
             // The rest between two events, so that none is missed and none applied too early.
             let _applying = locked(&self.applying);
@@ -461,12 +506,11 @@ impl WalletManager {
         let name = request.name.as_str();
         self.check_request(request)?;
         let _busy = self.reserve(name)?;
-        let dir = self.options.wallet_dir(name);
-        if dir.exists() || self.loaded(name).is_some() {
-            return Err(RpcError::wallet(format!(
-                "Wallet file verification failed. Failed to create database path '{}'. Database already exists.",
-                dir.display()
-            )));
+        let place = self.options.place(name);
+        let dir = place.dir.clone();
+        if place.is_taken() || self.loaded(name).is_some() {
+            let text = format!("Failed to create database path '{}'. Database already exists.", dir.display());
+            return Err(unverified(text));
         }
         if request.disable_private_keys || request.blank {
             return self.create_plain(request, &dir);
@@ -474,7 +518,8 @@ impl WalletManager {
         let tip = self.chain.tip();
         let invitation = Invitation {
             version: PROTOCOL_VERSION,
-            name: name.to_owned(),
+            // Of embedded co-signers the name may be a path; the last step of it is what they know.
+            name: last_step(name).to_owned(),
             network: self.chain.network().magic().to_bytes(),
             genesis: self.chain.genesis(),
             threshold: 0,
@@ -484,7 +529,7 @@ impl WalletManager {
             birth_height: tip.height,
             avoid_reuse: request.avoid_reuse,
         };
-        let networked = self.core.get().filter(|_| !self.options.cosigners.is_empty());
+        let networked = self.core.get().filter(|_| self.is_networked());
         let (quorum, holding, on_startup) = match networked {
             Some(core) => {
                 let invitation = self.network_invitation(core, invitation, request.quorum.as_ref())?;
@@ -496,10 +541,10 @@ impl WalletManager {
                 let devquorum = self.devquorum(request.quorum.as_ref())?;
                 let made = Embedded::create(&dir, devquorum, invitation, self.options.signing_timeout, &self.chain);
                 let (embedded, holding) = made.map_err(|error| {
-                    keygen::remove_unfinished(&dir);
+                    clear(&dir);
                     match error {
                         EmbeddedError::Quorum(error) => quorum_error(&error),
-                        other => RpcError::wallet(format!("Wallet file verification failed. {other}")),
+                        other => unverified(other.to_string()),
                     }
                 })?;
                 (Quorum::Embedded(Arc::new(embedded)), holding, request.load_on_startup)
@@ -525,9 +570,7 @@ impl WalletManager {
         let name = request.name.as_str();
         let made = make_plain(dir).and_then(|db| self.open_ledger(name, db, None, Some(request)));
         if let Err(error) = made {
-            if let Err(error) = std::fs::remove_dir_all(dir) {
-                tracing::warn!(wallet = name, %error, "a wallet that was not made could not be removed");
-            }
+            clear(dir);
             return Err(error);
         }
         let mut warnings = Vec::new();
@@ -543,37 +586,34 @@ impl WalletManager {
         if !file.exists() {
             return Err(RpcError::invalid_parameter("Backup file does not exist"));
         }
-        let dir = self.options.wallet_dir(name);
+        names::check(self.options.wallets_dir(), name).map_err(unverified)?;
+        let place = self.options.place(name);
+        let dir = place.dir.clone();
         let exists = |text: String| Err(RpcError::new(code::RPC_WALLET_ALREADY_EXISTS, text));
         if dir.exists() && !dir.is_dir() {
             return exists(format!("Failed to restore wallet. Database file exists '{}'.", dir.display()));
         }
-        if holding::is_ours(&dir) {
-            let place = dir.join("wallet.dat");
-            return exists(format!("Failed to restore wallet. Database file exists in '{}'.", place.display()));
-        }
-        if !keygen::is_safe_name(name) {
-            return exists(format!("Failed to restore database path '{}'.", dir.display()));
+        if place.is_taken() {
+            return exists(format!("Failed to restore wallet. Database file exists in '{}'.", place.file.display()));
         }
         let there = dir.exists();
         let restored = {
             let _busy = self.reserve(name)?;
-            backup::unpack(file, &dir).map_err(|error| error.to_string()).and_then(|()| self.take_up(name, &dir, force))
+            let unpacked = backup::unpack(file, &dir, backup::Unpack::Restore);
+            unpacked.map_err(|error| error.to_string()).and_then(|()| self.take_up(name, &dir, force))
         };
         let loaded = match restored {
             Ok(()) => self.load_now(name),
             Err(error) => Err(RpcError::new(
                 code::RPC_WALLET_NOT_FOUND,
-                format!("Wallet file verification failed. Failed to load database path '{}'. {error}", dir.display()),
+                format!("{UNVERIFIED}Failed to load database path '{}'. {error}", dir.display()),
             )),
         };
         if loaded.is_err() {
-            let parts = std::fs::read_dir(&dir).into_iter().flatten().filter_map(std::result::Result::ok);
-            let made: Vec<_> = if there { backup::parts_in(parts) } else { vec![dir.clone()] };
-            for path in made {
-                if let Err(error) = backup::remove(&path) {
-                    tracing::warn!(wallet = name, %error, "a wallet that was not restored could not be removed");
-                }
+            clear(&dir);
+            // Removed only if it is empty, and only if it was not there before.
+            if !there && let Err(error) = std::fs::remove_dir(&dir) {
+                tracing::warn!(wallet = name, %error, "the directory of a wallet that was not restored is left");
             }
         }
         loaded
@@ -606,14 +646,11 @@ impl WalletManager {
         if request.name.is_empty() {
             return Err(RpcError::invalid_parameter("Wallet name cannot be empty"));
         }
-        if !is_normalized(&request.name) {
-            return Err(RpcError::wallet(
-                "Wallet file verification failed. Wallet name given as a path must be normalized",
-            ));
-        }
-        if !keygen::is_safe_name(&request.name) {
-            return Err(RpcError::wallet(format!(
-                "Wallet file verification failed. The wallet name '{}' cannot be used as the name of a directory.",
+        names::check(self.options.wallets_dir(), &request.name).map_err(unverified)?;
+        let shared = !request.disable_private_keys && !request.blank && self.is_networked();
+        if (shared && !keygen::is_safe_name(&request.name)) || !keygen::is_safe_name(last_step(&request.name)) {
+            return Err(unverified(format!(
+                "The wallet name '{}' cannot be used as the name of a directory.",
                 request.name
             )));
         }
@@ -638,6 +675,11 @@ impl WalletManager {
             ));
         }
         Ok(())
+    }
+
+    /// Whether new wallets belong to a quorum of nodes.
+    fn is_networked(&self) -> bool {
+        self.core.get().is_some() && !self.options.cosigners.is_empty()
     }
 
     fn devquorum(&self, spec: Option<&QuorumSpec>) -> Result<Devquorum> {
@@ -693,7 +735,10 @@ impl WalletManager {
 
     pub(super) fn set_startup(&self, name: &str, load: Option<bool>, warnings: &mut Vec<String>) {
         let Some(load) = load else { return };
-        if !self.chain.set_load_on_startup(name, load) {
+        // The wallet without a name is loaded while the list is not there; making the list must not end that.
+        let first = self.unnamed_by_default.swap(false, std::sync::atomic::Ordering::Relaxed);
+        let kept = !first || self.chain.set_load_on_startup("", true);
+        if !kept || !self.chain.set_load_on_startup(name, load) {
             warnings.push(if load {
                 "Wallet load on startup setting could not be updated, so wallet may not be loaded next node startup."
                     .to_owned()
@@ -714,7 +759,7 @@ impl WalletManager {
             })?;
             loaded.remove(position)
         };
-        close(&wallet);
+        close(wallet, &self.options.place(name));
         Ok(())
     }
 
@@ -732,8 +777,9 @@ impl WalletManager {
                 tracing::error!("the thread of the wallets ended with a panic");
             }
             let wallets = std::mem::take(&mut *locked(&this.loaded));
-            for wallet in &wallets {
-                close(wallet);
+            for wallet in wallets {
+                let place = this.options.place(&wallet.name);
+                close(wallet, &place);
             }
         });
         if let Err(error) = ended.await {
@@ -749,14 +795,8 @@ impl WalletManager {
     }
 }
 
-/// Whether a name, taken as a path, has neither `.` nor `..` in it, nor an empty step.
-fn is_normalized(name: &str) -> bool {
-    let steps = name.strip_prefix('/').unwrap_or(name);
-    let steps = steps.strip_suffix('/').unwrap_or(steps);
-    steps.split('/').all(|step| !matches!(step, "" | "." | ".."))
-}
-
-fn close(wallet: &Loaded) {
+/// Ends a wallet and, where it lies in a file while it is closed, puts it there.
+fn close(wallet: Arc<Loaded>, place: &Place) {
     wallet.closed.store(true, std::sync::atomic::Ordering::Release);
     wallet.lock_turn(None);
     if let Err(error) = wallet.wallet().settle() {
@@ -764,6 +804,37 @@ fn close(wallet: &Loaded) {
     }
     if let Some(Keys { quorum: Quorum::Embedded(embedded), .. }) = wallet.keys() {
         embedded.stop();
+    }
+    let name = wallet.name.clone();
+    drop(wallet);
+    match place.pack() {
+        Ok(()) => {}
+        // Calls that are not done yet keep it open; it stays the directory that it is.
+        Err(ContainerError::InUse) => tracing::info!(wallet = name, "the closed wallet stays a directory"),
+        Err(error) => tracing::warn!(wallet = name, %error, "the closed wallet stays a directory"),
+    }
+}
+
+/// What comes before Core's texts about a wallet's path.
+const UNVERIFIED: &str = "Wallet file verification failed. ";
+const PRUNED: &str = "Wallet loading failed. Prune: last wallet synchronisation goes beyond pruned data. You need to \
+                      -reindex (download the whole blockchain again in case of a pruned node)";
+
+fn unverified(text: String) -> RpcError {
+    RpcError::wallet(format!("{UNVERIFIED}{text}"))
+}
+
+fn last_step(name: &str) -> &str {
+    name.trim_end_matches('/').rsplit('/').next().unwrap_or(name)
+}
+
+/// Removes what a wallet that was not made or restored left in its directory, and nothing else.
+fn clear(dir: &Path) {
+    let parts = std::fs::read_dir(dir).into_iter().flatten().filter_map(std::result::Result::ok);
+    for path in backup::parts_in(parts) {
+        if let Err(error) = backup::remove(&path) {
+            tracing::warn!(path = %path.display(), %error, "a wallet that was not made could not be removed");
+        }
     }
 }
 
@@ -896,9 +967,8 @@ impl Wallets for WalletManager {
     async fn list_dir(&self) -> Result<Vec<WalletOnDisk>> {
         let this = self.arc()?;
         blocking(move || {
-            let names =
-                this.directories().into_iter().filter(|name| holding::is_complete(&this.options.wallet_dir(name)));
-            Ok(names.map(|name| WalletOnDisk { name, warnings: Vec::new() }).collect())
+            let names = names::list(this.options.wallets_dir());
+            Ok(names.into_iter().map(|name| WalletOnDisk { name, warnings: Vec::new() }).collect())
         })
         .await
     }

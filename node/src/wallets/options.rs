@@ -2,22 +2,26 @@
 //!
 //! Names, defaults and texts are Core's (`wallet/init.cpp`, `wallet/load.cpp`, `wallet/wallet.cpp`).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use bitcoin::{Amount, Denomination};
+use bitcoin::{Amount, Denomination, Network};
 use keyless_kernel::Args;
 use keyless_p2p::cosigners::{Identity, public_key_of};
 use tss_wallet::MemberId;
 use tss_wallet::wallet::keychain::AddressType;
 use tss_wallet::wallet::spend::fees::FeeRate;
+use tss_wallet::wallet::spend::mempool::ChainLimits;
 
+use super::container::Place;
 use crate::cosigner_options::CosignerOptions;
 use crate::quorum::devquorum::Devquorum;
+use crate::quorum::holding;
 
 /// Core's defaults, in satoshi a kvB.
 const DEFAULT_MIN_FEE: FeeRate = FeeRate(1_000);
+const REGTEST_FALLBACK_FEE: FeeRate = FeeRate(20_000);
 const DEFAULT_DISCARD_FEE: FeeRate = FeeRate(10_000);
 const DEFAULT_CONSOLIDATE_FEE: FeeRate = FeeRate(10_000);
 const DEFAULT_MAX_TX_FEE: Amount = Amount::from_sat(10_000_000);
@@ -34,10 +38,14 @@ const MAX_KEYPOOL: i64 = 10_000;
 #[derive(Debug, Clone)]
 pub struct WalletOptions {
     pub wallets_dir: PathBuf,
+    /// Takes its place while it does not exist, as in Core; none where `-walletdir` names it.
+    pub wallets_fallback: Option<PathBuf>,
     /// Holds the node's seal key and identity.
     pub keyless_dir: PathBuf,
     /// `-wallet`: to be loaded at start.
     pub load: Vec<String>,
+    /// The wallet without a name is loaded because no list says which are.
+    pub unnamed_by_default: bool,
     /// `-keypool`: scripts watched ahead.
     pub keypool: u32,
     /// Addresses of each chain leased ahead.
@@ -45,8 +53,8 @@ pub struct WalletOptions {
     pub address_type: AddressType,
     pub change_type: Option<AddressType>,
     pub signal_rbf: bool,
-    /// `-walletrejectlongchains`.
-    pub reject_long_chains: bool,
+    /// `-walletrejectlongchains`, `-limitancestorcount`, `-limitdescendantcount`.
+    pub chain_limits: ChainLimits,
     /// `-walletnotify`.
     pub notify: Option<String>,
     pub broadcast: bool,
@@ -81,9 +89,17 @@ impl WalletOptions {
     /// Reads all options; the error is a text for the user.
     pub fn read(args: &Args, cosigning: &CosignerOptions) -> Result<Self, String> {
         let net_dir = args.datadir_net();
+        let (wallets_dir, wallets_fallback) = wallets_dir(args)?;
+        let base = wallets_fallback.as_deref().filter(|_| !wallets_dir.is_dir()).unwrap_or(&wallets_dir);
+        let load = to_load(args, base);
         let keypool = args.get_int("-keypool").map(|size| size.clamp(1, MAX_KEYPOOL));
         let keypool = keypool.and_then(|size| u32::try_from(size).ok());
-        let fallback_fee = fee_option(args, "-fallbackfee", FeeRate(0))?;
+        // On regtest there is never enough data for an estimate, and no money to lose.
+        let regtest = args.chain() == Network::Regtest;
+        let fallback_fee = fee_option(args, "-fallbackfee", if regtest { REGTEST_FALLBACK_FEE } else { FeeRate(0) })?;
+        if regtest && !args.is_set("-fallbackfee") {
+            tracing::info!("-fallbackfee is {fallback_fee} unless it is set, on regtest only");
+        }
         if fallback_fee.0 > HIGH_TX_FEE_PER_KVB {
             args.init_warning(
                 "-fallbackfee is set very high! This is the transaction fee you may pay when fee estimates are not available.",
@@ -100,15 +116,17 @@ impl WalletOptions {
         }
         let target = args.get_int("-txconfirmtarget").and_then(|target| u32::try_from(target).ok());
         Ok(Self {
-            wallets_dir: wallets_dir(args)?,
+            wallets_dir,
+            wallets_fallback,
             keyless_dir: net_dir.join("indexes").join("keyless"),
-            load: if args.is_negated("-wallet") { Vec::new() } else { args.get_all("-wallet") },
+            unnamed_by_default: !args.is_set("-wallet") && !load.is_empty(),
+            load,
             keypool: keypool.unwrap_or(DEFAULT_KEYPOOL),
             leased: keypool.unwrap_or(DEFAULT_LEASED),
             address_type: address_type(args, "-addresstype")?.unwrap_or(AddressType::Bech32),
             change_type: address_type(args, "-changetype")?,
             signal_rbf: args.get_bool("-walletrbf", true),
-            reject_long_chains: args.get_bool("-walletrejectlongchains", true),
+            chain_limits: chain_limits(args),
             notify: args.get("-walletnotify").filter(|command| !command.is_empty()),
             broadcast: args.get_bool("-walletbroadcast", true),
             spend_zero_conf_change: args.get_bool("-spendzeroconfchange", true),
@@ -135,8 +153,27 @@ impl WalletOptions {
         })
     }
 
+    /// Where wallets lie now.
+    pub fn wallets_dir(&self) -> &Path {
+        self.wallets_fallback.as_deref().filter(|_| !self.wallets_dir.is_dir()).unwrap_or(&self.wallets_dir)
+    }
+
+    pub(super) fn place(&self, name: &str) -> Place {
+        Place::of(self.wallets_dir(), name)
+    }
+
     pub fn wallet_dir(&self, name: &str) -> PathBuf {
-        self.wallets_dir.join(name)
+        self.place(name).dir
+    }
+}
+
+fn chain_limits(args: &Args) -> ChainLimits {
+    let default = ChainLimits::default();
+    let count = |name: &str| args.get_int(name).and_then(|count| u64::try_from(count).ok());
+    ChainLimits {
+        ancestors: count("-limitancestorcount").unwrap_or(default.ancestors),
+        descendants: count("-limitdescendantcount").unwrap_or(default.descendants),
+        reject: args.get_bool("-walletrejectlongchains", true),
     }
 }
 
@@ -145,9 +182,9 @@ fn cosigners(cosigning: &CosignerOptions) -> Vec<MemberId> {
     members.filter_map(|member| public_key_of(&member.peer).map(MemberId)).collect()
 }
 
-fn wallets_dir(args: &Args) -> Result<PathBuf, String> {
+fn wallets_dir(args: &Args) -> Result<(PathBuf, Option<PathBuf>), String> {
     let Some(text) = args.get("-walletdir").filter(|text| !text.is_empty()) else {
-        return Ok(args.datadir_net().join("wallets"));
+        return Ok((args.datadir_net().join("wallets"), Some(args.datadir_net())));
     };
     let dir = PathBuf::from(&text);
     if !dir.exists() {
@@ -159,7 +196,38 @@ fn wallets_dir(args: &Args) -> Result<PathBuf, String> {
     if !dir.is_absolute() {
         return Err(format!("Specified -walletdir \"{text}\" is a relative path"));
     }
-    Ok(dir)
+    Ok((dir, None))
+}
+
+/// The wallets to be loaded at start, each once; those that are not there are named and left out.
+fn to_load(args: &Args, wallets: &Path) -> Vec<String> {
+    if args.is_negated("-wallet") {
+        return Vec::new();
+    }
+    if !args.is_set("-wallet") {
+        // The wallet without a name, if there is one, is loaded unless others are named.
+        let unnamed = Place::of(wallets, "");
+        return if unnamed.is_packed() || holding::is_complete(&unnamed.dir) {
+            vec![String::new()]
+        } else {
+            Vec::new()
+        };
+    }
+    let mut names: Vec<String> = Vec::new();
+    for name in args.get_all("-wallet") {
+        let path = wallets.join(&name);
+        if names.contains(&name) {
+            args.init_warning(&format!("Ignoring duplicate -wallet {name}."));
+        } else if path.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+            args.init_warning(&format!(
+                "Skipping -wallet path that doesn't exist. Failed to load database path '{}'. Path does not exist.",
+                path.display()
+            ));
+        } else {
+            names.push(name);
+        }
+    }
+    names
 }
 
 fn amount_option(args: &Args, name: &str) -> Result<Option<Amount>, String> {

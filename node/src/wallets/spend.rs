@@ -4,7 +4,7 @@
 //! mempool says. A payment with a name of its own (`idempotency_key`) is made once: a retry either finds it, or spends
 //! a coin of the earlier attempt, so that both can never confirm.
 
-use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,6 @@ use tss_wallet::wallet::Wallet;
 use tss_wallet::wallet::addresses::POOL_EMPTY;
 use tss_wallet::wallet::feed::SendNote as LedgerNote;
 use tss_wallet::wallet::locks::ClaimId;
-use tss_wallet::wallet::record::TxRecord;
 use tss_wallet::wallet::signing::{SighashChoice, SigningItem, apply_signatures};
 use tss_wallet::wallet::spend::{ChangeSpec, Draft, PresetInput, Recipient, SpendParams};
 
@@ -26,12 +25,11 @@ use super::fees::{self, Chosen};
 use super::follow::FollowError;
 use super::loaded::{Loaded, storage_error};
 use super::sign::SignFailure;
+use super::unconfirmed::MempoolOf;
 use crate::quorum::approvals::{OPEN_SECONDS, OPEN_SECONDS_UNATTENDED};
 use crate::quorum::signing::Terms;
 use crate::quorum::wire::CoinChoice;
 
-/// Unconfirmed transactions in a row at most: Core's `-limitancestorcount`.
-const MAX_CHAIN: u64 = 25;
 /// How often coins are chosen for one payment while other co-signers spend them.
 const MAX_DRAWS: u32 = 8;
 /// How often a change address is made ready for one choice of coins.
@@ -46,6 +44,12 @@ const RESEND_SPREAD_S: u64 = 24 * 60 * 60;
 /// Not those that the last block could hardly have held.
 const RESEND_AGE_S: u64 = 5 * 60;
 
+/// A payment that was made.
+pub(super) struct Paid {
+    pub tx: Transaction,
+    pub fee: Amount,
+}
+
 fn insufficient(error: RpcError) -> RpcError {
     if error.code == code::RPC_WALLET_ERROR {
         RpcError::new(code::RPC_WALLET_INSUFFICIENT_FUNDS, error.message)
@@ -55,7 +59,7 @@ fn insufficient(error: RpcError) -> RpcError {
 }
 
 impl Loaded {
-    fn spend_params(
+    pub(super) fn spend_params(
         &self,
         request: &SpendRequest,
         required: Option<OutPoint>,
@@ -113,47 +117,11 @@ impl Loaded {
             version: request.version,
             avoid_reuse: request.avoid_reuse.unwrap_or(wallet_flag),
             avoid_partial_spends: options.avoid_partial_spends,
-            full_chains: self.full_chains(),
+            solving: request.solving.clone(),
+            chain_limits: options.chain_limits,
+            mempool: Arc::new(MempoolOf(Arc::clone(&self.chain))),
         };
         Ok((params, chosen))
-    }
-
-    /// Unconfirmed transactions of ours that nothing should follow: their ancestors, or their cluster as far as the
-    /// wallet sees it, are as many as older nodes take.
-    fn full_chains(&self) -> HashSet<Txid> {
-        let clusters = if self.options.reject_long_chains { self.clusters() } else { Vec::new() };
-        let full = |txid: &Txid| self.chain.mempool_ancestry(txid).is_some_and(|found| found.count >= MAX_CHAIN);
-        clusters
-            .into_iter()
-            .flat_map(|cluster| {
-                let crowded = cluster.len() as u64 >= MAX_CHAIN;
-                cluster.into_iter().filter(move |txid| crowded || full(txid))
-            })
-            .collect()
-    }
-
-    /// The wallet's transactions in the mempool, those together that spend one from another.
-    fn clusters(&self) -> Vec<Vec<Txid>> {
-        let wallet = self.wallet();
-        let ledger = wallet.ledger();
-        let mut seen: HashSet<Txid> = HashSet::new();
-        let mut clusters = Vec::new();
-        for (start, _) in ledger.open_coins().filter(|(_, record)| record.in_mempool()) {
-            let (mut cluster, mut todo) = (Vec::new(), Vec::new());
-            if seen.insert(start.txid) {
-                todo.push(start.txid);
-            }
-            while let Some(record) = todo.pop().and_then(|txid| ledger.get(&txid)) {
-                cluster.push(record.txid);
-                let parents = record.tx.input.iter().map(|input| input.previous_output.txid);
-                let coins = (0_u32..).zip(&record.tx.output).map(|(vout, _)| OutPoint::new(record.txid, vout));
-                let children = coins.flat_map(|coin| ledger.spenders(coin)).map(|spender| spender.txid);
-                let near = parents.chain(children).filter(|txid| ledger.get(txid).is_some_and(TxRecord::in_mempool));
-                todo.extend(near.filter(|txid| seen.insert(*txid)));
-            }
-            clusters.push(cluster);
-        }
-        clusters
     }
 
     /// The tip's height, if the chain is current.
@@ -167,7 +135,7 @@ impl Loaded {
     }
 
     /// Makes sure of a change address. That there is none shows only if change is needed.
-    fn prepare_change(&self, params: &SpendParams) {
+    pub(super) fn prepare_change(&self, params: &SpendParams) {
         if params.change.script.is_some() {
             return;
         }
@@ -203,20 +171,25 @@ impl Loaded {
             required = inputs.first().copied();
         }
         let (params, chosen) = self.spend_params(request, required).map_err(insufficient)?;
-        let tx = self.pay_with_free_coins(&params, note)?;
-        let txid = tx.compute_txid();
-        self.broadcast(&tx);
-        Ok(Sent { txid, fee_reason: chosen.reason })
+        let kept =
+            LedgerNote { comment: note.comment.clone(), comment_to: note.comment_to.clone(), ..LedgerNote::default() };
+        let paid = self.pay_with_free_coins(&params, &kept, note)?;
+        self.broadcast(&paid.tx);
+        Ok(Sent { txid: paid.tx.compute_txid(), fee_reason: chosen.reason })
     }
 
     /// Chooses other coins where those chosen are in a payment that another co-signer makes at this moment, and waits
     /// for payments under way, here or there, where what they leave is not enough.
-    fn pay_with_free_coins(&self, params: &SpendParams, note: &SendNote) -> Result<Transaction, RpcError> {
+    fn pay_with_free_coins(&self, params: &SpendParams, kept: &LedgerNote, note: &SendNote) -> Result<Paid, RpcError> {
+        let idempotency_key = note.idempotency_key.as_deref();
+        let approval_seconds = if note.detached { OPEN_SECONDS_UNATTENDED } else { OPEN_SECONDS };
         let deadline = Instant::now() + self.options.signing_timeout;
         let set_aside = fresh_claim();
         let mut draws = 0;
         let result = loop {
-            match self.pay(params, note, draws >= MAX_DRAWS) {
+            let last_draw = draws >= MAX_DRAWS;
+            let terms = Terms { idempotency_key, coins: CoinChoice::Wallet, last_draw, approval_seconds };
+            match self.pay(params, kept, terms, insufficient) {
                 Err(SignFailure::CoinTaken(coin)) if draws < MAX_DRAWS => {
                     draws += 1;
                     if let Err(error) = self.wallet().claim(&[coin], set_aside) {
@@ -243,8 +216,15 @@ impl Loaded {
         }
     }
 
-    /// One choice of coins, signed and written down.
-    fn pay(&self, params: &SpendParams, note: &SendNote, last_draw: bool) -> Result<Transaction, SignFailure> {
+    /// One choice of coins, signed and written down, not broadcast yet. `refused` turns what the funding refuses into
+    /// the error of the method.
+    pub(super) fn pay(
+        &self,
+        params: &SpendParams,
+        note: &LedgerNote,
+        terms: Terms<'_>,
+        refused: impl Fn(RpcError) -> RpcError,
+    ) -> Result<Paid, SignFailure> {
         let claim = fresh_claim();
         let mut tries = 0;
         let (draft, items) = loop {
@@ -252,10 +232,10 @@ impl Loaded {
             match self.draft_and_claim(params, claim) {
                 // Another payment of this moment took the address that was made ready.
                 Err(error) if tries < CHANGE_TRIES && error.message == POOL_EMPTY => tries += 1,
-                other => break other.map_err(insufficient)?,
+                other => break other.map_err(refused)?,
             }
         };
-        let result = self.sign_and_commit(&draft, &items, note, last_draw);
+        let result = self.sign_and_commit(&draft, &items, note, terms);
         let mut wallet = self.wallet();
         if result.is_err()
             && let Some(change) = &draft.change
@@ -265,7 +245,7 @@ impl Loaded {
         }
         drop(wallet);
         self.release_claim(claim);
-        result
+        Ok(Paid { tx: result?, fee: draft.fee })
     }
 
     fn draft_and_claim(&self, params: &SpendParams, claim: ClaimId) -> Result<(Draft, Vec<SigningItem>), RpcError> {
@@ -282,25 +262,20 @@ impl Loaded {
         &self,
         draft: &Draft,
         items: &[SigningItem],
-        note: &SendNote,
-        last_draw: bool,
+        note: &LedgerNote,
+        terms: Terms<'_>,
     ) -> Result<Transaction, SignFailure> {
         let coins: Vec<_> = draft.inputs.iter().map(|input| Some(input.prevout.clone())).collect();
-        let idempotency_key = note.idempotency_key.as_deref();
-        let approval_seconds = if note.detached { OPEN_SECONDS_UNATTENDED } else { OPEN_SECONDS };
-        let terms = Terms { idempotency_key, coins: CoinChoice::Wallet, last_draw, approval_seconds };
         let signatures = self.quorum_sign(&draft.tx, &coins, items, terms)?;
         let mut tx = draft.tx.clone();
         apply_signatures(&mut tx, items, &signatures).map_err(|error| RpcError::internal(error.to_string()))?;
-        self.record(&tx, note)?;
+        self.record(&tx, note.clone())?;
         Ok(tx)
     }
 
-    fn record(&self, tx: &Transaction, note: &SendNote) -> Result<Txid, RpcError> {
-        let kept =
-            LedgerNote { comment: note.comment.clone(), comment_to: note.comment_to.clone(), ..LedgerNote::default() };
+    fn record(&self, tx: &Transaction, note: LedgerNote) -> Result<Txid, RpcError> {
         let mut wallet = self.wallet();
-        let txid = wallet.commit_transaction(tx, kept, self.chain.now()).map_err(storage_error)?;
+        let txid = wallet.commit_transaction(tx, note, self.chain.now()).map_err(storage_error)?;
         self.notify(&wallet, &[txid].into());
         Ok(txid)
     }
@@ -330,7 +305,9 @@ impl Loaded {
 
     /// Records and broadcasts a transaction that is signed already.
     pub(super) fn commit_signed(&self, tx: &Transaction, note: &SendNote) -> Result<Txid, RpcError> {
-        let txid = self.record(tx, note)?;
+        let kept =
+            LedgerNote { comment: note.comment.clone(), comment_to: note.comment_to.clone(), ..LedgerNote::default() };
+        let txid = self.record(tx, kept)?;
         self.broadcast(tx);
         Ok(txid)
     }
@@ -414,7 +391,7 @@ impl Loaded {
 
 /// A payment; where one that spends the coins of an address together costs no more than `max_extra` above it, that
 /// one instead, as Core does.
-fn draft(wallet: &mut Wallet, params: &SpendParams, max_extra: Option<Amount>) -> Result<Draft, RpcError> {
+pub(super) fn draft(wallet: &mut Wallet, params: &SpendParams, max_extra: Option<Amount>) -> Result<Draft, RpcError> {
     let make = |wallet: &mut Wallet, params: &SpendParams| {
         wallet.create_transaction(params, &mut rand::thread_rng()).map_err(|error| RpcError::wallet(error.to_string()))
     };

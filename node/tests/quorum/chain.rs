@@ -16,6 +16,7 @@ use keyless_node::wallets::chain_view::{
 };
 use keyless_node::wallets::{ChainFeed, FeedEvent};
 use tss_wallet::wallet::signing::PrevCoin;
+use tss_wallet::wallet::spend::fees::FeeRate as PerKvb;
 
 #[derive(Default)]
 struct State {
@@ -184,6 +185,22 @@ impl ChainView for FakeChain {
         None
     }
 
+    fn has_mempool_descendants(&self, txid: &Txid) -> bool {
+        self.state().mempool.values().any(|tx| tx.input.iter().any(|input| input.previous_output.txid == *txid))
+    }
+
+    fn bump_fees(&self, coins: &[OutPoint], _: PerKvb) -> Vec<Amount> {
+        vec![Amount::ZERO; coins.len()]
+    }
+
+    fn combined_bump_fee(&self, _: &[OutPoint], _: PerKvb) -> Option<Amount> {
+        Some(Amount::ZERO)
+    }
+
+    fn fits_cluster_limits(&self, _: &Transaction) -> bool {
+        true
+    }
+
     fn submit(&self, transaction: &Transaction, _: bool) -> Result<(), MempoolRefusal> {
         let mut state = self.state();
         for input in &transaction.input {
@@ -195,15 +212,30 @@ impl ChainView for FakeChain {
             if input.script_sig.is_empty() && input.witness.is_empty() {
                 return Err(MempoolRefusal("mandatory-script-verify-flag-failed".to_owned()));
             }
-            let conflict = state.mempool.values().any(|tx| tx.input.iter().any(|other| other.previous_output == spent));
-            if conflict && !state.mempool.contains_key(&transaction.compute_txid()) {
-                return Err(MempoolRefusal("txn-mempool-conflict".to_owned()));
-            }
+        }
+        let spends = |tx: &Transaction, coin: &OutPoint| tx.input.iter().any(|input| input.previous_output == *coin);
+        let txid = transaction.compute_txid();
+        let rivals: Vec<Transaction> = state
+            .mempool
+            .values()
+            .filter(|tx| tx.compute_txid() != txid)
+            .filter(|tx| tx.input.iter().any(|input| spends(transaction, &input.previous_output)))
+            .cloned()
+            .collect();
+        // What spends all that another spends replaces it; fees are not looked at.
+        if rivals.iter().any(|tx| !tx.input.iter().all(|input| spends(transaction, &input.previous_output))) {
+            return Err(MempoolRefusal("txn-mempool-conflict".to_owned()));
+        }
+        for rival in &rivals {
+            state.mempool.remove(&rival.compute_txid());
         }
         state.mempool.insert(transaction.compute_txid(), transaction.clone());
         let feeds = state.feeds.clone();
         drop(state);
         for feed in feeds {
+            for rival in &rivals {
+                feed.notify(FeedEvent::MempoolRemoved { txid: rival.compute_txid(), reason: "replaced".to_owned() });
+            }
             feed.notify(FeedEvent::MempoolAdded { transaction: transaction.clone() });
         }
         Ok(())
@@ -233,6 +265,10 @@ impl ChainView for FakeChain {
 
     fn relay_min_fee(&self) -> FeeRate {
         FeeRate::from_sat_per_kwu(25)
+    }
+
+    fn incremental_fee(&self) -> PerKvb {
+        PerKvb(100)
     }
 
     fn flush_notifications(&self) {}

@@ -15,12 +15,15 @@ use tempfile::TempDir;
 use tss_wallet::MemberId;
 use tss_wallet::wallet::keychain::AddressType;
 use tss_wallet::wallet::spend::fees::FeeRate;
+use tss_wallet::wallet::spend::mempool::ChainLimits;
 
 use crate::chain::FakeChain;
 
 pub fn options(dir: &Path, identity: Identity) -> WalletOptions {
     WalletOptions {
         wallets_dir: dir.join("wallets"),
+        wallets_fallback: None,
+        unnamed_by_default: false,
         keyless_dir: dir.join("indexes/keyless"),
         load: Vec::new(),
         keypool: 20,
@@ -28,7 +31,7 @@ pub fn options(dir: &Path, identity: Identity) -> WalletOptions {
         address_type: AddressType::Bech32,
         change_type: None,
         signal_rbf: true,
-        reject_long_chains: true,
+        chain_limits: ChainLimits::default(),
         notify: None,
         broadcast: true,
         spend_zero_conf_change: true,

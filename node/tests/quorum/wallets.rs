@@ -1,10 +1,13 @@
 //! What users do: make wallets, receive, send, sign, restart.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bitcoin::Amount;
-use keyless_rpc::wallet::backend::{SendNote, Wallets};
+use bitcoin::hashes::Hash;
+use bitcoin::{Amount, ScriptBuf, Transaction, Txid};
+use keyless_node::wallets::ChainView;
+use keyless_rpc::wallet::backend::{BumpRequest, FeeChoice, FeeRate, Replacement, SendNote, WalletHandle, Wallets};
 use tss_wallet::wallet::keychain::AddressType;
 
 use crate::chain::FakeChain;
@@ -175,4 +178,146 @@ async fn payments_of_all_members_at_once_spend_no_coin_twice() {
     }
     assert_eq!(cluster.chain.mempool_len(), 12);
     cluster.shutdown().await;
+}
+
+/// Names of what lies in a directory.
+fn entries(dir: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    names
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_wallet_is_one_file_that_may_be_put_elsewhere() {
+    let chain = Arc::new(FakeChain::new());
+    let node = Node::embedded(&chain);
+    let wallets = node.options.wallets_dir.clone();
+    node.create("deep/w").await.unwrap();
+    fund(&chain, &node.wallet("deep/w")).await;
+    node.manager.unload("deep/w", None).await.unwrap();
+    assert_eq!(entries(&wallets.join("deep/w")), ["wallet.dat"]);
+    std::fs::rename(wallets.join("deep/w/wallet.dat"), wallets.join("wallet.dat")).unwrap();
+    std::fs::remove_dir_all(wallets.join("deep")).unwrap();
+    node.manager.load("", None).await.unwrap();
+    assert_eq!(
+        node.manager.list_dir().await.unwrap().iter().map(|found| found.name.as_str()).collect::<Vec<_>>(),
+        [""]
+    );
+    assert_eq!(node.balance("").await, Amount::from_int_btc(200));
+    send(&node.wallet(""), Amount::from_int_btc(1)).await.unwrap();
+    node.manager.unload("", None).await.unwrap();
+    assert_eq!(entries(&wallets), ["wallet.dat"]);
+    node.manager.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_crash_leaves_of_a_wallet_file_is_the_wallet() {
+    let chain = Arc::new(FakeChain::new());
+    let node = Node::embedded(&chain);
+    let dir = node.options.wallets_dir.join("w");
+    node.create("w").await.unwrap();
+    fund(&chain, &node.wallet("w")).await;
+    node.manager.unload("w", None).await.unwrap();
+    let packed = std::fs::read(dir.join("wallet.dat")).unwrap();
+    // Cut while it was opened: half unpacked, the file set aside.
+    std::fs::rename(dir.join("wallet.dat"), dir.join("wallet.dat.part")).unwrap();
+    std::fs::create_dir_all(dir.join("cosigner-2/db")).unwrap();
+    std::fs::write(dir.join("identity"), "half").unwrap();
+    let node = node.restart(&chain, None).await;
+    node.manager.load("w", None).await.unwrap();
+    assert_eq!(node.balance("w").await, Amount::from_int_btc(200));
+    // Cut while it was closed, before the directory gave way: the directory is the wallet.
+    std::fs::write(dir.join("wallet.dat.part"), &packed[..packed.len() / 2]).unwrap();
+    node.manager.unload("w", None).await.unwrap();
+    node.manager.load("w", None).await.unwrap();
+    assert_eq!(node.balance("w").await, Amount::from_int_btc(200));
+    // Put beside a wallet that was not closed: nobody can tell which is meant.
+    std::fs::write(dir.join("wallet.dat"), &packed).unwrap();
+    node.manager.unload("w", None).await.unwrap();
+    assert_eq!(entries(&dir), ["wallet.dat"], "closing replaces it");
+    let mut damaged = packed.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    std::fs::write(dir.join("wallet.dat"), damaged).unwrap();
+    let error = node.manager.load("w", None).await.unwrap_err();
+    assert!(error.message.ends_with("Data is not in recognized format."), "{}", error.message);
+    assert_eq!(entries(&dir), ["wallet.dat"]);
+    node.manager.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payment_is_replaced_once_by_one_that_pays_more() {
+    let chain = Arc::new(FakeChain::new());
+    let node = Node::embedded(&chain);
+    node.create("w").await.unwrap();
+    let wallet = node.wallet("w");
+    fund(&chain, &wallet).await;
+    let nowhere = ScriptBuf::new_p2wsh(&ScriptBuf::new().wscript_hash());
+    let request = payment(nowhere, Amount::from_int_btc(3));
+    let first = wallet.send(&request, &SendNote::default()).await.unwrap().txid;
+    let bump = BumpRequest {
+        txid: first,
+        fee: FeeChoice::Rate { rate: FeeRate { sat_per_kvb: 50_000 }, override_min: false },
+        rbf: true,
+        outputs: Vec::new(),
+        change_index: None,
+    };
+    let old = chain.mempool_transaction(&first).unwrap();
+    let Replacement::Unsigned(draft) = wallet.bump(&bump, true).await.unwrap().replacement else { panic!("sent") };
+    assert_eq!(draft.input[0].previous_output, old.input[0].previous_output);
+    assert_eq!(chain.mempool_len(), 1, "a draft is not sent");
+    let bumped = wallet.bump(&bump, false).await.unwrap();
+    let Replacement::Sent(second) = bumped.replacement else { panic!("not sent") };
+    assert!(bumped.fee > bumped.old_fee && bumped.errors.is_empty());
+    let new = chain.mempool_transaction(&second).unwrap();
+    assert_eq!((chain.mempool_len(), new.input[0].previous_output), (1, old.input[0].previous_output));
+    let paid = |tx: &Transaction| tx.output.iter().map(|output| output.value).max();
+    assert!(paid(&new) < paid(&old), "the change pays for it");
+    let again = wallet.bump(&bump, false).await.unwrap_err();
+    let text = format!("Cannot bump transaction {first} which was already bumped by transaction {second}");
+    assert_eq!((again.code, again.message), (-4, text));
+    let unknown = BumpRequest { txid: Txid::all_zeros(), ..bump.clone() };
+    assert_eq!(wallet.bump(&unknown, false).await.unwrap_err().message, "Invalid or non-wallet transaction id");
+    let poor = BumpRequest {
+        txid: second,
+        fee: FeeChoice::Rate { rate: FeeRate { sat_per_kvb: 50_000 }, override_min: false },
+        ..bump.clone()
+    };
+    let poor = wallet.bump(&poor, false).await.unwrap_err();
+    assert!(poor.code == -8 && poor.message.starts_with("Insufficient total fee "), "{}", poor.message);
+    chain.mine(&ScriptBuf::new_op_return([]));
+    wallet.synced().await.unwrap();
+    let late = wallet.bump(&BumpRequest { txid: second, ..bump }, false).await.unwrap_err();
+    assert_eq!(late.message, "Transaction has been mined, or is conflicted with a mined transaction");
+    node.manager.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exported_wallet_watches_the_same_addresses_and_signs_nothing() {
+    let chain = Arc::new(FakeChain::new());
+    let node = Node::embedded(&chain);
+    node.create("w").await.unwrap();
+    let wallet = node.wallet("w");
+    fund(&chain, &wallet).await;
+    let file = node.dir.path().join("watch.dat");
+    wallet.export_watch_only(&file).await.unwrap();
+    assert!(wallet.export_watch_only(&file).await.is_err(), "it is there already");
+    node.manager.restore("watch", &file, None).await.unwrap();
+    let watch = node.wallet("watch");
+    assert!(!watch.settings().private_keys_enabled);
+    assert_eq!(node.balance("watch").await, Amount::from_int_btc(200));
+    for kind in AddressType::ALL {
+        let (theirs, ours) = (watch.new_address("", kind).await.unwrap(), wallet.new_address("", kind).await.unwrap());
+        assert_eq!(theirs, ours);
+    }
+    let gone = wallet.send(&payment(ours(&wallet).await, Amount::from_int_btc(1)), &SendNote::default()).await;
+    watch.synced().await.unwrap();
+    watch.forget(gone.unwrap().txid).await.unwrap();
+    assert_eq!(node.balance("watch").await, Amount::from_int_btc(200), "it is as if it had not been seen");
+    assert!(watch.forget(Txid::all_zeros()).await.unwrap_err().message.ends_with("does not belong to this wallet"));
+    node.manager.shutdown().await;
+}
+
+async fn ours(wallet: &Arc<dyn WalletHandle>) -> ScriptBuf {
+    wallet.new_address("", AddressType::Bech32).await.unwrap().script_pubkey()
 }

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bitcoin::{Address, Amount, Network, OutPoint, Psbt, Script, Transaction, Txid};
+use bitcoin::{Address, Amount, BlockHash, Network, OutPoint, Psbt, Script, Transaction, Txid};
 
 use crate::error::RpcError;
 
@@ -23,9 +23,9 @@ pub use records::{
     Replaceable, Unspent, UnspentFilter, WalletTx,
 };
 pub use spend::{
-    ChangeChoice, ChosenInput, DEFAULT_MAX_DEPTH, DEFAULT_TX_VERSION, EstimateMode, FeeChoice, FeeRate, FeeReason,
-    Funded, InputError, PrevOut, ProcessedPsbt, PsbtOptions, Recipient, SendNote, Sent, SighashType, SignedTransaction,
-    SpendRequest,
+    BumpRequest, Bumped, ChangeChoice, ChosenInput, DEFAULT_MAX_DEPTH, DEFAULT_TX_VERSION, EstimateMode, FeeChoice,
+    FeeRate, FeeReason, Funded, InputError, PrevOut, ProcessedPsbt, PsbtOptions, Recipient, Replacement, SendNote,
+    Sent, SighashType, SignedTransaction, SpendRequest,
 };
 pub use tss_wallet::wallet::imports::{Import, Imports};
 pub use tss_wallet::wallet::keychain::AddressType;
@@ -276,12 +276,16 @@ pub trait WalletHandle: Guarded {
 
     /// What a payment would pay now. −4 where there is no estimate, or the user's own rate is below the least.
     async fn fee_rate(&self, fee: FeeChoice) -> Result<(FeeRate, FeeReason)>;
+    /// What the unconfirmed ancestors of coins lack at a rate, all together; zero where they are too many.
+    async fn bump_fee(&self, coins: &[OutPoint], rate: FeeRate) -> Result<Amount>;
     /// Selects coins, makes change. Its failures have code −4.
     async fn fund(&self, request: &SpendRequest) -> Result<Funded>;
     /// Funds, signs by the quorum, records, broadcasts. A failure to fund has code −6 here; one to sign, −4.
     async fn send(&self, request: &SpendRequest, note: &SendNote) -> Result<Sent>;
     /// The same, without waiting: gives the session that `listsigningsessions` shows.
     async fn send_later(&self, request: &SpendRequest, note: &SendNote) -> Result<String>;
+    /// Replaces a payment by one that pays more: signed and sent, or only drafted.
+    async fn bump(&self, request: &BumpRequest, draft: bool) -> Result<Bumped>;
     /// Records and broadcasts a signed transaction of this wallet.
     async fn commit(&self, tx: Transaction, note: &SendNote) -> Result<Txid>;
     async fn sign_transaction(
@@ -304,6 +308,13 @@ pub trait WalletHandle: Guarded {
     async fn unlock(&self, passphrase: &str, seconds: i64) -> Result<()>;
     async fn lock(&self) -> Result<()>;
     async fn change_passphrase(&self, old: &str, new: &str) -> Result<()>;
+    /// Takes in a transaction whose place in a block is proven; `index` is where the proof shows it. −5 where the block is
+    /// not in the chain, the proof does not show it, or it pays nothing to the wallet.
+    async fn import_proven(&self, tx: Transaction, block: BlockHash, index: Option<u32>) -> Result<()>;
+    /// Forgets a transaction. −4 where it is not the wallet's.
+    async fn forget(&self, txid: Txid) -> Result<()>;
+    /// Writes a wallet that watches the same addresses and cannot sign, to a file that is not there yet.
+    async fn export_watch_only(&self, destination: &Path) -> Result<()>;
     /// Writes all that the wallet holds here to a file, shares sealed as they are.
     async fn backup(&self, destination: &Path) -> Result<()>;
 

@@ -11,7 +11,7 @@ use tss_wallet::wallet::Wallet;
 use tss_wallet::wallet::coins::{Coin, CoinFilter, CoinState as State};
 use tss_wallet::wallet::descriptors::{DescriptorInfo, key_descriptor};
 use tss_wallet::wallet::history::{Category, Entry, Replaceable as Signals};
-use tss_wallet::wallet::keychain::imported::ImportedScript;
+use tss_wallet::wallet::keychain::imported::{ImportedScript, Spending};
 use tss_wallet::wallet::keychain::{AddressType, Branch, KeyInfo};
 use tss_wallet::wallet::labels::Purpose as BookPurpose;
 
@@ -33,7 +33,7 @@ impl Ledger for Wallet {
             tx_count: u64::try_from(self.tx_count()).unwrap_or(u64::MAX),
             keypool_external: u64::from(self.keypool_size(Branch::External)),
             keypool_internal: u64::from(self.keypool_size(Branch::Change)),
-            birthtime: Some(self.birth_time()),
+            birthtime: self.birth_time(),
         }
     }
 
@@ -119,6 +119,10 @@ impl Ledger for Wallet {
         self.keys().imported_script(script).map(imported_view)
     }
 
+    fn spending(&self, script: &Script) -> Option<Spending> {
+        self.keys().spending(script)
+    }
+
     fn can_hand_out(&self, change: bool) -> bool {
         Wallet::can_hand_out(self, change)
     }
@@ -174,6 +178,7 @@ fn coin_filter(filter: &UnspentFilter) -> Option<CoinFilter> {
         min_amount: filter.min_amount,
         max_amount: filter.max_amount.unwrap_or(Amount::MAX_MONEY),
         min_sum: filter.min_sum,
+        for_version: filter.for_version,
         max_count: filter.max_count.map(|count| usize::try_from(count).unwrap_or(usize::MAX)),
         scripts: filter.scripts.iter().cloned().collect::<HashSet<_>>(),
         ..CoinFilter::default()

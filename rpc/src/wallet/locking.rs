@@ -115,6 +115,20 @@ pub(super) async fn backupwallet(ctx: Ctx, args: Args) -> RpcResult {
     Ok(Value::Null)
 }
 
+pub(super) async fn exportwatchonlywallet(ctx: Ctx, args: Args) -> RpcResult {
+    let wallet = select::synced(&ctx).await?;
+    let destination = args.str(0)?;
+    let text = if destination.is_empty() {
+        "Error: Export destination cannot be empty".to_owned()
+    } else if Path::new(destination).exists() {
+        format!("Error: Export destination '{destination}' already exists")
+    } else {
+        wallet.export_watch_only(Path::new(destination)).await?;
+        return Ok(Value::obj().with("exported_file", destination));
+    };
+    Err(RpcError::wallet(text))
+}
+
 pub(super) async fn restorewallet(ctx: Ctx, args: Args) -> RpcResult {
     let (name, file) = (args.str(0)?, args.str(1)?);
     let loaded =

@@ -11,6 +11,7 @@ use crate::json::Value;
 
 use super::backend::{ChosenInput, FeeChoice, FeeRate, Recipient, Result, SpendRequest};
 use super::params::{self, MemberType, Output};
+use super::solving;
 
 /// Weight of an input with an empty script and an empty witness.
 const MIN_INPUT_WEIGHT: i64 = 165;
@@ -70,9 +71,7 @@ pub(super) fn apply(request: &mut SpendRequest, options: &Value, network: Networ
         params::check_options(options, KNOWN)?;
         apply_checked(request, options, network, override_min)?;
     }
-    if !options.member("solving_data").is_null() {
-        return Err(RpcError::wallet("Error: solving_data is not available in this version"));
-    }
+    request.solving = solving::data(options.member("solving_data"))?;
     for entry in params::optional(options, "input_weights", args::arr_of)?.unwrap_or_default() {
         apply_weight(request, entry)?;
     }

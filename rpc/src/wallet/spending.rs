@@ -1,8 +1,8 @@
 //! Payments: sendtoaddress, sendmany, send, and fundrawtransaction.
 
-use bitcoin::Transaction;
 use bitcoin::consensus::encode::serialize_hex;
 use bitcoin::psbt::Psbt;
+use bitcoin::{OutPoint, Transaction};
 
 use crate::args::Args;
 use crate::backend::Ctx;
@@ -11,7 +11,7 @@ use crate::json::Value;
 use crate::table::RpcResult;
 
 use super::backend::{
-    ChosenInput, FeeChoice, PsbtOptions, Recipient, Result, SendNote, Sent, SpendRequest, WalletHandle,
+    ChosenInput, FeeChoice, Ledger, PsbtOptions, Recipient, Result, SendNote, Sent, SpendRequest, WalletHandle,
 };
 use super::params::{self, Forms};
 use super::psbt::{self, Version};
@@ -143,7 +143,9 @@ pub(super) async fn send(ctx: Ctx, args: Args) -> RpcResult {
     options::apply(&mut request, &options, network, false)?;
     let want_psbt = options.member("psbt").as_bool().unwrap_or(false);
     let add_to_wallet = options.member("add_to_wallet").as_bool().unwrap_or(true);
-    if wallet.settings().private_keys_enabled && !want_psbt && add_to_wallet {
+    let own =
+        select::query(wallet.as_ref(), |ledger| request.inputs.iter().all(|input| is_own(ledger, input.outpoint)))?;
+    if own && wallet.settings().private_keys_enabled && !want_psbt && add_to_wallet {
         select::ensure_unlocked(wallet.as_ref())?;
         let note = SendNote { idempotency_key: params::nonempty(args.opt_str(6)?), ..SendNote::default() };
         let sent = wallet.send(&request, &note).await.map_err(as_wallet_error)?;
@@ -151,6 +153,13 @@ pub(super) async fn send(ctx: Ctx, args: Args) -> RpcResult {
     }
     let funded = wallet.fund(&request).await?;
     finish(wallet.as_ref(), funded.tx, &options).await
+}
+
+/// Whether a coin is the wallet's.
+fn is_own(ledger: &dyn Ledger, outpoint: OutPoint) -> bool {
+    let vout = usize::try_from(outpoint.vout).unwrap_or(usize::MAX);
+    let found = ledger.transaction(&outpoint.txid, false);
+    found.and_then(|found| found.tx.output.get(vout).cloned()).is_some_and(|coin| ledger.is_mine(&coin.script_pubkey))
 }
 
 /// `send` reports a failure to fund as −4, not −6.

@@ -1,7 +1,6 @@
 //! `sendall`: all coins, or those given, spent without change.
 //!
-//! Source: Core's `sendall` of `wallet/rpc/spend.cpp`: the same checks in the same order. Unconfirmed parents that pay
-//! too little are not made up for.
+//! Source: Core's `sendall` of `wallet/rpc/spend.cpp`: the same checks in the same order.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +8,7 @@ use bitcoin::absolute::LockTime;
 use bitcoin::transaction::Version;
 use bitcoin::{Amount, OutPoint, Sequence, Transaction, TxIn, TxOut};
 use rand::Rng;
-use tss_wallet::wallet::keychain::AddressType;
+use tss_wallet::wallet::keychain::imported::Spending;
 use tss_wallet::wallet::spend::fees::{self, FeeRate as Rate};
 
 use crate::args::{self, Args};
@@ -18,7 +17,7 @@ use crate::error::{RpcError, code};
 use crate::json::Value;
 use crate::table::RpcResult;
 
-use super::backend::{CoinState, Ledger, Result, UnspentFilter, WalletHandle};
+use super::backend::{CoinState, FeeRate, Ledger, Result, UnspentFilter, WalletHandle};
 use super::params::{self, Output};
 use super::spending::{finish, send_options};
 use super::{options, select};
@@ -26,6 +25,8 @@ use super::{options, select};
 /// Heaviest transaction that is relayed, and of version 3.
 const MAX_WEIGHT: u64 = 400_000;
 const TRUC_MAX_WEIGHT: u64 = 40_000;
+const TRUC_CHILD_MAX_WEIGHT: u64 = 4_000;
+const TRUC_VERSION: i32 = 3;
 /// A tip older than this is not current.
 const MAX_TIP_AGE_S: i64 = 8 * 60 * 60;
 /// How far back a lock time may be put, and how rarely.
@@ -37,7 +38,9 @@ struct Spent {
     outpoint: OutPoint,
     sequence: Sequence,
     value: Amount,
-    address_type: AddressType,
+    /// None where the wallet does not know how it is spent.
+    spending: Option<Spending>,
+    confirmed: bool,
 }
 
 fn poor(text: &str) -> RpcError {
@@ -55,9 +58,9 @@ pub(super) async fn sendall(ctx: Ctx, args: Args) -> RpcResult {
         asked.member("fee_rate"),
         false,
     )?;
-    let filter = coin_filter(&asked, wallet.settings().avoid_reuse)?;
     let version = asked.member("version");
     let version = params::tx_version(if version.is_null() { 2 } else { args::int_of(version)? })?;
+    let filter = coin_filter(&asked, wallet.settings().avoid_reuse, version)?;
     let rbf = params::optional(&asked, "replaceable", args::bool_of)?.unwrap_or(wallet.settings().signal_rbf);
     let (rate, _) = wallet.fee_rate(fee).await.map_err(low_rate)?;
     let rate = Rate(rate.sat_per_kvb);
@@ -72,7 +75,13 @@ pub(super) async fn sendall(ctx: Ctx, args: Args) -> RpcResult {
         let send_max = asked.member("send_max").as_bool().unwrap_or(false);
         let floor = if send_max { Some(rate) } else { None };
         let sequence = if rbf { Sequence::ENABLE_RBF_NO_LOCKTIME } else { Sequence::ENABLE_LOCKTIME_NO_RBF };
-        select::query(wallet.as_ref(), |ledger| all_coins(ledger, &filter, floor, sequence))?
+        let mut coins = select::query(wallet.as_ref(), |ledger| all_coins(ledger, &filter, floor, sequence))?;
+        if version == TRUC_VERSION {
+            // One of version 3 has one unconfirmed parent at the most, and no grandparent.
+            let third = |coin: &Spent| wallet.ancestry(&coin.outpoint.txid).is_some_and(|found| found.count > 1);
+            coins.retain(|coin| coin.confirmed || !third(coin));
+        }
+        coins
     };
     let lock_time = if asked.find("locktime").is_some() {
         lock_time
@@ -91,7 +100,8 @@ pub(super) async fn sendall(ctx: Ctx, args: Args) -> RpcResult {
             .map(|output| TxOut { value: output.amount, script_pubkey: output.script.clone() })
             .collect(),
     };
-    let tx = divide(wallet.as_ref(), tx, &spent, &outputs, &open, rate, &asked)?;
+    let fee = fee_of(wallet.as_ref(), &tx, &spent, rate).await?;
+    let tx = divide(wallet.as_ref(), tx, &spent, &outputs, &open, &fee, &asked)?;
     if asked.member("lock_unspents").as_bool().unwrap_or(false) {
         let coins: Vec<OutPoint> = spent.iter().map(|coin| coin.outpoint).collect();
         wallet.lock_coins(&coins, false).await?;
@@ -119,8 +129,10 @@ fn recipients(given: &[Value]) -> Result<(Vec<Value>, BTreeSet<String>)> {
     Ok((pairs, open))
 }
 
-fn coin_filter(asked: &Value, avoid_reuse: bool) -> Result<UnspentFilter> {
-    let mut filter = UnspentFilter { min_conf: 0, include_unsafe: false, avoid_reuse, ..UnspentFilter::default() };
+fn coin_filter(asked: &Value, avoid_reuse: bool, version: i32) -> Result<UnspentFilter> {
+    let for_version = Some(version);
+    let mut filter =
+        UnspentFilter { min_conf: 0, include_unsafe: false, avoid_reuse, for_version, ..UnspentFilter::default() };
     if let Some(depth) = params::optional(asked, "minconf", args::int_of::<i32>)? {
         if depth < 0 {
             let text = format!("Invalid minconf (minconf cannot be negative): {depth}");
@@ -167,12 +179,15 @@ fn named_coins(ledger: &dyn Ledger, named: &[(OutPoint, Sequence)]) -> Result<Ve
         }
         let output = usize::try_from(outpoint.vout).ok().and_then(|vout| {
             let found = ledger.transaction(&outpoint.txid, false)?;
-            found.tx.output.get(vout).cloned()
+            Some((found.tx.output.get(vout).cloned()?, found.confirmations > 0))
         });
-        let mine = output.filter(|output| ledger.is_mine(&output.script_pubkey));
-        let known = mine.and_then(|output| {
-            let address_type = AddressType::of_script(&output.script_pubkey)?;
-            Some(Spent { outpoint: *outpoint, sequence: *sequence, value: output.value, address_type })
+        let mine = output.filter(|(output, _)| ledger.is_mine(&output.script_pubkey));
+        let known = mine.map(|(output, confirmed)| Spent {
+            outpoint: *outpoint,
+            sequence: *sequence,
+            value: output.value,
+            spending: ledger.spending(&output.script_pubkey),
+            confirmed,
         });
         let text = || RpcError::invalid_parameter(format!("Input not found. {shown} is not part of wallet."));
         spent.push(known.ok_or_else(text)?);
@@ -183,10 +198,11 @@ fn named_coins(ledger: &dyn Ledger, named: &[(OutPoint, Sequence)]) -> Result<Ve
 /// All coins; with a rate, only those worth more than it costs to spend them.
 fn all_coins(ledger: &dyn Ledger, filter: &UnspentFilter, floor: Option<Rate>, sequence: Sequence) -> Vec<Spent> {
     let coins = ledger.unspent(filter).into_iter().filter_map(|coin| {
-        let address_type = AddressType::of_script(&coin.script)?;
-        let cost = floor.map(|rate| rate.fee(fees::vbytes(fees::input_weight(address_type))));
+        let spending = ledger.spending(&coin.script);
+        let cost = floor.zip(spending).map(|(rate, spending)| rate.fee(fees::vbytes(spending.weight)));
         let worth = cost.is_none_or(|cost| cost <= coin.amount);
-        worth.then_some(Spent { outpoint: coin.outpoint, sequence, value: coin.amount, address_type })
+        let confirmed = coin.confirmations > 0;
+        worth.then_some(Spent { outpoint: coin.outpoint, sequence, value: coin.amount, spending, confirmed })
     });
     coins.collect()
 }
@@ -207,6 +223,35 @@ async fn current_lock_time(ctx: &Ctx, wallet: &dyn WalletHandle, spent: &[Spent]
     Ok(tip.height.saturating_sub(back))
 }
 
+/// What the transaction will weigh, and cost.
+struct Cost {
+    weight: u64,
+    fee: Amount,
+    /// What unconfirmed ancestors lack.
+    bump: Amount,
+}
+
+/// A child of version 3 is light.
+fn heaviest(tx: &Transaction, spent: &[Spent]) -> u64 {
+    match (tx.version.0, spent.iter().all(|coin| coin.confirmed)) {
+        (TRUC_VERSION, true) => TRUC_MAX_WEIGHT,
+        (TRUC_VERSION, false) => TRUC_CHILD_MAX_WEIGHT,
+        _ => MAX_WEIGHT,
+    }
+}
+
+async fn fee_of(wallet: &dyn WalletHandle, tx: &Transaction, spent: &[Spent], rate: Rate) -> Result<Cost> {
+    let weights: Option<Vec<(u64, bool)>> =
+        spent.iter().map(|coin| coin.spending.map(|spending| (spending.weight, spending.segwit))).collect();
+    let weights = weights.ok_or_else(|| {
+        RpcError::wallet("Unable to determine the size of the transaction, the wallet contains unsolvable descriptors")
+    })?;
+    let weight = fees::signed_weight(tx, &weights);
+    let coins: Vec<OutPoint> = spent.iter().map(|coin| coin.outpoint).collect();
+    let bump = wallet.bump_fee(&coins, FeeRate { sat_per_kvb: rate.0 }).await?;
+    Ok(Cost { weight, fee: rate.fee(fees::vbytes(weight)), bump })
+}
+
 /// Divides what is left after fee and given amounts among the recipients without one.
 fn divide(
     wallet: &dyn WalletHandle,
@@ -214,7 +259,7 @@ fn divide(
     spent: &[Spent],
     outputs: &[Output],
     open: &BTreeSet<String>,
-    rate: Rate,
+    cost: &Cost,
     asked: &Value,
 ) -> Result<Transaction> {
     let settings = wallet.settings();
@@ -223,17 +268,11 @@ fn divide(
         amounts.try_fold(Amount::ZERO, Amount::checked_add).ok_or_else(overflow)
     };
     let total = sum(Box::new(spent.iter().map(|coin| coin.value)))?;
-    let weights: Vec<(u64, bool)> = spent
-        .iter()
-        .map(|coin| (fees::input_weight(coin.address_type), coin.address_type != AddressType::Legacy))
-        .collect();
-    let weight = fees::signed_weight(&tx, &weights);
-    let fee = rate.fee(fees::vbytes(weight));
-    if fee > settings.max_tx_fee {
+    if cost.fee > settings.max_tx_fee {
         let text = "Fee exceeds maximum configured by user (e.g. -maxtxfee, maxfeerate)";
         return Err(RpcError::wallet(text));
     }
-    let Some(effective) = total.checked_sub(fee).filter(|left| *left > Amount::ZERO) else {
+    let Some(effective) = total.checked_sub(cost.fee + cost.bump).filter(|left| *left > Amount::ZERO) else {
         return Err(poor(if asked.member("send_max").as_bool().unwrap_or(false) {
             "Total value of UTXO pool too low to pay for transaction, try using lower feerate."
         } else {
@@ -241,7 +280,7 @@ fn divide(
              UTXOs with 'send_max' option."
         }));
     };
-    if weight > if tx.version.0 == 3 { TRUC_MAX_WEIGHT } else { MAX_WEIGHT } {
+    if cost.weight > heaviest(&tx, spent) {
         return Err(RpcError::wallet("Transaction too large."));
     }
     let claimed = sum(Box::new(outputs.iter().map(|output| output.amount)))?;

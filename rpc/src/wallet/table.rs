@@ -1,7 +1,7 @@
 //! The wallet's rows of the method table: every method of Core's wallet, and ours.
 //!
 //! Owns names, arguments and help of the methods; their code is in the modules beside this one. What is not available
-//! in this version is listed too, with its arguments, and answers by saying so (`unavailable.rs`).
+//! is listed too, with its arguments, and answers by saying so (`unavailable.rs`).
 
 mod options;
 
@@ -9,8 +9,8 @@ use crate::local;
 use crate::table::{Arg, Category, Kind, Method};
 
 use super::{
-    addresses, coins, descriptors, groupings, history, importing, lifecycle, locking, manage, oversight, policy,
-    quorum, received, rescan, signing, spending, sweep, unavailable,
+    addresses, bumping, coins, descriptors, groupings, history, importing, lifecycle, locking, manage, oversight,
+    policy, pruned, quorum, received, rescan, signing, spending, sweep, unavailable,
 };
 
 /// All of them; the order is of no account, `help` sorts.
@@ -260,13 +260,13 @@ const HISTORY: &[Method] = &[
         "importprunedfunds",
         &[Arg::req("rawtransaction", Kind::Hex), Arg::req("txoutproof", Kind::Hex)],
         "Takes in a transaction with the proof of its block.",
-        local!(unavailable::importprunedfunds),
+        local!(pruned::importprunedfunds),
     ),
     Method::wallet(
         "removeprunedfunds",
         &[TXID],
         "Forgets a transaction that was taken in by importprunedfunds.",
-        local!(unavailable::removeprunedfunds),
+        local!(pruned::removeprunedfunds),
     ),
     Method::wallet(
         "simulaterawtransaction",
@@ -365,13 +365,13 @@ const SPENDING: &[Method] = &[
         "bumpfee",
         &[TXID, Arg::opt("options", Kind::NamedObj).oneline("options").inner(options::BUMPFEE)],
         "Replaces a transaction by one that pays more.",
-        local!(unavailable::bumpfee),
+        local!(bumping::bumpfee),
     ),
     Method::wallet(
         "psbtbumpfee",
         &[TXID, Arg::opt("options", Kind::NamedObj).oneline("options").inner(options::PSBTBUMPFEE)],
         "As bumpfee, but returns the replacement as a PSBT that is not signed.",
-        local!(unavailable::psbtbumpfee),
+        local!(bumping::psbtbumpfee),
     ),
 ];
 
@@ -459,7 +459,7 @@ const KEYS: &[Method] = &[
         "exportwatchonlywallet",
         &[Arg::req("destination", Kind::Str)],
         "Writes a wallet that can watch but not sign.",
-        local!(unavailable::exportwatchonlywallet),
+        local!(locking::exportwatchonlywallet),
     ),
     Method::wallet(
         "backupwallet",

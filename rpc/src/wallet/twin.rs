@@ -15,6 +15,7 @@ use tss_wallet::policy::Policy;
 
 use super::backend::*;
 use crate::error::{RpcError, code};
+use tss_wallet::wallet::keychain::imported::Spending;
 
 /// An address of the twin's network, and one that is always ours.
 pub(super) const OURS: &str = "bcrt1qtmp74ayg7p24uslctssvjm06q5phz4yrxucgnv";
@@ -75,6 +76,12 @@ impl Ledger for Records {
 
     fn key(&self, script: &Script) -> Option<KeyView> {
         self.keys.get(script).cloned()
+    }
+
+    fn spending(&self, script: &Script) -> Option<Spending> {
+        let address_type = AddressType::of_script(script)?;
+        let weight = tss_wallet::wallet::spend::fees::input_weight(address_type);
+        Some(Spending { weight, segwit: address_type != AddressType::Legacy, address_type })
     }
 
     fn can_hand_out(&self, _change: bool) -> bool {
@@ -223,6 +230,10 @@ impl WalletHandle for TwinWallet {
         Ok((FeeRate { sat_per_kvb: 1_000 }, FeeReason::Fallback))
     }
 
+    async fn bump_fee(&self, _coins: &[OutPoint], _rate: FeeRate) -> Result<Amount> {
+        Ok(Amount::ZERO)
+    }
+
     async fn fund(&self, request: &SpendRequest) -> Result<Funded> {
         self.note_spend(request);
         if self.poor {
@@ -253,6 +264,15 @@ impl WalletHandle for TwinWallet {
     async fn send_later(&self, request: &SpendRequest, _note: &SendNote) -> Result<String> {
         self.asked.lock().unwrap().spend = Some(request.clone());
         Ok("ab".to_owned())
+    }
+
+    async fn bump(&self, request: &BumpRequest, draft: bool) -> Result<Bumped> {
+        let replacement = if draft {
+            Replacement::Unsigned(self.fund(&SpendRequest::default()).await?.tx)
+        } else {
+            Replacement::Sent(request.txid)
+        };
+        Ok(Bumped { replacement, old_fee: Amount::from_sat(141), fee: Amount::from_sat(1_410), errors: Vec::new() })
     }
 
     async fn commit(&self, tx: Transaction, _note: &SendNote) -> Result<Txid> {
@@ -301,6 +321,18 @@ impl WalletHandle for TwinWallet {
 
     async fn change_passphrase(&self, _old: &str, _new: &str) -> Result<()> {
         Err(refused())
+    }
+
+    async fn import_proven(&self, _tx: Transaction, _block: BlockHash, _index: Option<u32>) -> Result<()> {
+        Err(RpcError::invalid_address_or_key("Block not found in chain"))
+    }
+
+    async fn forget(&self, txid: Txid) -> Result<()> {
+        Err(RpcError::wallet(format!("Transaction {txid} does not belong to this wallet")))
+    }
+
+    async fn export_watch_only(&self, _destination: &Path) -> Result<()> {
+        Ok(())
     }
 
     async fn backup(&self, _destination: &Path) -> Result<()> {

@@ -1,7 +1,4 @@
-//! Methods of Core's wallet that this version does not do.
-//!
-//! Each checks which wallet is meant, as the working ones do, and then says plainly that it is not available: −4, or
-//! Core's own text where Core refuses such a wallet too. None pretends.
+//! Methods that Core's wallet refuses for wallets such as these, in its own words.
 
 use crate::args::Args;
 use crate::backend::Ctx;
@@ -9,35 +6,6 @@ use crate::error::RpcError;
 use crate::table::RpcResult;
 
 use super::{params, select};
-
-fn refuse(ctx: &Ctx, method: &str) -> RpcResult {
-    select::wallet(ctx)?;
-    Err(missing(method))
-}
-
-fn missing(method: &str) -> RpcError {
-    RpcError::wallet(format!("Error: {method} is not available in this version"))
-}
-
-pub(super) async fn importprunedfunds(ctx: Ctx, _args: Args) -> RpcResult {
-    refuse(&ctx, "importprunedfunds")
-}
-
-pub(super) async fn removeprunedfunds(ctx: Ctx, _args: Args) -> RpcResult {
-    refuse(&ctx, "removeprunedfunds")
-}
-
-pub(super) async fn bumpfee(ctx: Ctx, _args: Args) -> RpcResult {
-    refuse(&ctx, "bumpfee")
-}
-
-pub(super) async fn psbtbumpfee(ctx: Ctx, _args: Args) -> RpcResult {
-    refuse(&ctx, "psbtbumpfee")
-}
-
-pub(super) async fn exportwatchonlywallet(ctx: Ctx, _args: Args) -> RpcResult {
-    refuse(&ctx, "exportwatchonlywallet")
-}
 
 /// Core's text for a wallet that is of the new kind already.
 pub(super) async fn migratewallet(ctx: Ctx, args: Args) -> RpcResult {

@@ -1,12 +1,13 @@
 //! The coins a wallet could spend, filtered as Core filters them. Source: Core's `AvailableCoins`, `listunspent`.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
-use bitcoin::{Amount, OutPoint, ScriptBuf, TxOut};
+use bitcoin::{Amount, OutPoint, ScriptBuf, TxOut, Txid};
 
 use super::Wallet;
 use super::balance::TrustCache;
 use super::keychain::imported::{ScriptId, Spending};
+use super::record::{TRUC_VERSION, TxRecord};
 
 /// Which coins are asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,9 +80,6 @@ pub enum CoinState {
     Unspent { locked: bool },
 }
 
-/// The version of transactions that the mempool keeps in pairs (BIP431).
-const TRUC_VERSION: i32 = 3;
-
 impl Wallet {
     /// The coins that pass a filter, in the order of their outpoints.
     pub fn unspent(&self, filter: &CoinFilter) -> Vec<Coin> {
@@ -130,26 +128,37 @@ impl Wallet {
                 break;
             }
         }
+        if filter.for_version == Some(TRUC_VERSION) {
+            self.keep_one_truc_parent(&mut found);
+        }
         found
     }
 
+    /// A child of version 3 has one unconfirmed parent: the one that pays us most.
+    fn keep_one_truc_parent(&self, coins: &mut Vec<Coin>) {
+        let mut sums: BTreeMap<Txid, Amount> = BTreeMap::new();
+        for coin in coins.iter().filter(|coin| coin.depth == 0) {
+            *sums.entry(coin.outpoint.txid).or_default() += coin.output.value;
+        }
+        let best = sums.into_iter().max_by_key(|(_, sum)| *sum).map(|(txid, _)| txid);
+        coins.retain(|coin| coin.depth > 0 || Some(coin.outpoint.txid) == best);
+    }
+
     /// BIP431: unconfirmed coins of version 3 are spent in version 3 alone, by one child of a parent without parents.
-    fn may_spend_in(&self, record: &super::record::TxRecord, version: i32) -> bool {
+    fn may_spend_in(&self, record: &TxRecord, version: i32) -> bool {
         if record.tx.version.0 != TRUC_VERSION {
             return version != TRUC_VERSION;
         }
-        let has_child = (0u32..).zip(&record.tx.output).any(|(vout, _)| {
-            self.ledger.spenders(OutPoint::new(record.txid, vout)).any(super::record::TxRecord::in_mempool)
-        });
-        version == TRUC_VERSION && !has_child && !self.has_unconfirmed_parent(record)
+        version == TRUC_VERSION && record.truc_child.is_none() && !self.has_unconfirmed_parent(record)
     }
 
-    fn has_unconfirmed_parent(&self, record: &super::record::TxRecord) -> bool {
+    /// As far as the wallet knows them; of others' parents the mempool tells.
+    fn has_unconfirmed_parent(&self, record: &TxRecord) -> bool {
         record
             .tx
             .input
             .iter()
-            .any(|input| self.ledger.get(&input.previous_output.txid).is_none_or(|parent| !parent.is_confirmed()))
+            .any(|input| self.ledger.get(&input.previous_output.txid).is_some_and(|parent| !parent.is_confirmed()))
     }
 
     /// Where a coin stands.

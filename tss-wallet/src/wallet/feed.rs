@@ -177,6 +177,29 @@ impl Wallet {
         Ok(known)
     }
 
+    /// Takes in a transaction of the active chain whose place is proven. False when nothing in it is ours.
+    pub fn import_confirmed(
+        &mut self,
+        tx: &Transaction,
+        position: BlockPosition,
+        now: u64,
+    ) -> Result<bool, StorageError> {
+        if !tx.output.iter().any(|output| self.keys.is_mine(&output.script_pubkey)) {
+            return Ok(false);
+        }
+        let mut touched = Touched::new();
+        let writes = self.put_tx(tx, TxState::Confirmed(position), Arrival::Live { now }, &mut touched)?;
+        self.store_changes(writes, Durability::Promise)?;
+        Ok(true)
+    }
+
+    /// Forgets a transaction. False when it is not the wallet's.
+    pub fn remove_transaction(&mut self, txid: &Txid) -> Result<bool, StorageError> {
+        let removed = self.ledger.remove(txid, &self.keys);
+        self.store_changes(Vec::new(), Durability::Promise)?;
+        Ok(removed)
+    }
+
     /// Gives a transaction up, and all that spends from it, so that its coins are free again.
     pub fn abandon_transaction(&mut self, txid: Txid) -> Result<(), AbandonError> {
         let Some(record) = self.ledger.get(&txid) else { return Err(AbandonError::Unknown) };

@@ -107,8 +107,8 @@ impl Wallet {
         }
         tx.input
             .iter()
-            .filter_map(|input| self.keys.scripts().txout(input.previous_output))
-            .map(|(_, output)| output.value)
+            .filter_map(|input| self.ledger.coin(input.previous_output, &self.keys))
+            .map(|output| output.value)
             .sum()
     }
 

@@ -10,10 +10,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bdk_chain::{BlockId, ConfirmationBlockTime, TxGraph};
-use bitcoin::{BlockHash, OutPoint, Transaction, Txid};
+use bitcoin::{BlockHash, OutPoint, Transaction, TxOut, Txid};
 
 use super::keychain::Keychains;
-use super::record::{BlockPosition, TxRecord, TxState};
+use super::record::{BlockPosition, TRUC_VERSION, TxRecord, TxState};
 
 /// Seconds by which a transaction's time may lie ahead of this node's clock.
 const TIME_TOLERANCE_S: u64 = 300;
@@ -160,16 +160,36 @@ impl Ledger {
 
     /// True when an input spends a coin of ours.
     pub fn is_from_me(&self, tx: &Transaction, keys: &Keychains) -> bool {
-        !tx.is_coinbase() && tx.input.iter().any(|input| keys.scripts().txout(input.previous_output).is_some())
+        !tx.is_coinbase() && tx.input.iter().any(|input| self.coin(input.previous_output, keys).is_some())
+    }
+
+    /// A coin of ours, spent or not; none of a transaction that was removed.
+    pub fn coin<'k>(&self, outpoint: OutPoint, keys: &'k Keychains) -> Option<&'k TxOut> {
+        self.records
+            .contains_key(&outpoint.txid)
+            .then(|| keys.scripts().txout(outpoint))
+            .flatten()
+            .map(|(_, coin)| coin)
+    }
+
+    /// Forgets a transaction, as if it had never been seen. The graph keeps its spends, which name no record then.
+    pub(crate) fn remove(&mut self, txid: &Txid, keys: &Keychains) -> bool {
+        let Some(record) = self.records.remove(txid) else { return false };
+        self.by_order.remove(&record.order);
+        self.dirty.insert(*txid);
+        self.refresh_open_around(*txid, &record.tx, keys);
+        true
     }
 
     /// True when the wallet has to hear of this transaction: it pays to us, spends from us, is already known, or
-    /// spends a coin that a known transaction spends.
+    /// spends a coin that a known transaction spends, or in version 3 spends from a known one.
     pub fn concerns(&self, tx: &Transaction, keys: &Keychains) -> bool {
         let spends = !tx.is_coinbase()
             && tx.input.iter().any(|input| {
                 let coin = input.previous_output;
-                keys.scripts().txout(coin).is_some() || !self.graph.outspends(coin).is_empty()
+                keys.scripts().txout(coin).is_some()
+                    || !self.graph.outspends(coin).is_empty()
+                    || (tx.version.0 == TRUC_VERSION && self.records.contains_key(&coin.txid))
             });
         spends || tx.output.iter().any(|output| keys.is_mine(&output.script_pubkey))
     }
@@ -286,6 +306,7 @@ impl Ledger {
                     replaces: None,
                     replaced_by: None,
                     mempool_conflicts: BTreeSet::new(),
+                    truc_child: None,
                 };
                 self.insert(record, keys);
                 true
@@ -399,11 +420,21 @@ impl Ledger {
 
     /// Notes that a mempool transaction spends coins that wallet transactions spend too.
     pub(crate) fn add_mempool_conflicts(&mut self, tx: &Transaction, txid: Txid, keys: &Keychains) -> BTreeSet<Txid> {
+        for parent in self.truc_parents(tx) {
+            if let Some(record) = self.records.get_mut(&parent).filter(|record| !record.is_confirmed()) {
+                record.truc_child = Some(txid);
+            }
+        }
         self.each_rival(tx, Some(txid), keys, |record| record.mempool_conflicts.insert(txid))
     }
 
     /// Takes the note back when that transaction left the mempool.
     pub(crate) fn drop_mempool_conflicts(&mut self, tx: &Transaction, txid: Txid, keys: &Keychains) -> BTreeSet<Txid> {
+        for parent in self.truc_parents(tx) {
+            if let Some(record) = self.records.get_mut(&parent).filter(|record| record.truc_child == Some(txid)) {
+                record.truc_child = None;
+            }
+        }
         self.each_rival(tx, None, keys, |record| record.mempool_conflicts.remove(&txid))
     }
 
@@ -420,11 +451,27 @@ impl Ledger {
                 rivals.extend(self.graph.outspends(input.previous_output).iter().copied());
             }
         }
+        // Children of one parent of version 3 exclude each other, whatever coins they spend.
+        for parent in self.truc_parents(tx) {
+            let confirmed = self.records.get(&parent).is_some_and(TxRecord::is_confirmed);
+            if except.is_none() || !confirmed {
+                rivals.extend(self.graph.tx_spends(parent).flat_map(|(_, spenders)| spenders.iter().copied()));
+            }
+        }
         if let Some(except) = except {
             rivals.remove(&except);
         }
         rivals.retain(|rival| self.update_recursively(*rival, keys, &mut update));
         rivals
+    }
+
+    /// Transactions of the wallet that one of version 3 spends from.
+    fn truc_parents(&self, tx: &Transaction) -> Vec<Txid> {
+        if tx.version.0 != TRUC_VERSION || tx.is_coinbase() {
+            return Vec::new();
+        }
+        let parents = tx.input.iter().map(|input| input.previous_output.txid);
+        parents.filter(|parent| self.records.contains_key(parent)).collect()
     }
 
     /// Core's smart time: the block's time, but never before what was already known, nor after now.

@@ -64,7 +64,12 @@ pub struct TxRecord {
     pub replaced_by: Option<Txid>,
     /// Mempool transactions that spend the same coins, its ancestors' included. Not stored: the mempool tells.
     pub mempool_conflicts: BTreeSet<Txid>,
+    /// The one child of version 3 that the mempool holds of it (BIP431). Not stored: the mempool tells.
+    pub truc_child: Option<Txid>,
 }
+
+/// The version of transactions that the mempool keeps in pairs (BIP431).
+pub(crate) const TRUC_VERSION: i32 = 3;
 
 impl TxRecord {
     pub fn confirmed(&self) -> Option<&BlockPosition> {
@@ -160,6 +165,7 @@ impl TxRecord {
             replaces: row.replaces,
             replaced_by: row.replaced_by,
             mempool_conflicts: BTreeSet::new(),
+            truc_child: None,
         })
     }
 }

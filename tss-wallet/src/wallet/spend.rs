@@ -6,10 +6,11 @@
 
 mod error;
 pub mod fees;
+pub mod mempool;
 mod params;
 mod select;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bitcoin::absolute::LockTime;
 use bitcoin::transaction::Version;
@@ -21,17 +22,20 @@ pub use self::error::SpendError;
 use self::error::{MAX_STANDARD_WEIGHT, MIN_STANDARD_WEIGHT};
 use self::fees::{dust_threshold, input_weight, is_dust, output_size, signed_weight, vbytes};
 pub use self::params::{ChangeSpec, Draft, DraftInput, PresetInput, Recipient, SpendParams};
-use self::select::{Aim, Group, NoSelection};
+use self::select::{Aim, Choice, Group, NoSelection, Surroundings};
 use super::Wallet;
 use super::addresses::AddressError;
 use super::coins::{Coin, CoinFilter};
-use super::keychain::imported::ScriptId;
+use super::keychain::imported::{ScriptId, Spending};
 use super::keychain::{AddressType, Branch, ChainId, KeyId};
+use super::record::TRUC_VERSION;
 
 /// Size of an input that spends change, where the change script is not ours.
 const FOREIGN_CHANGE_SPEND_VBYTES: u64 = 91;
 /// Coins of one script that are spent together at most.
 const MAX_GROUP_COINS: usize = 100;
+/// The heaviest transaction of version 3 that spends an unconfirmed one.
+const TRUC_CHILD_MAX_WEIGHT: u64 = 4_000;
 
 fn sats(amount: Amount) -> i64 {
     i64::try_from(amount.to_sat()).unwrap_or(i64::MAX)
@@ -49,6 +53,15 @@ struct Input {
     weight: u64,
     segwit: bool,
     sequence: Option<Sequence>,
+    /// What its unconfirmed ancestors lack.
+    bump: i64,
+}
+
+/// The inputs of a payment.
+struct Chosen {
+    inputs: Vec<(OutPoint, Input)>,
+    /// What they count too much for ancestors that they share.
+    discount: i64,
 }
 
 /// The change script and what it costs; the address is taken from the pool only when it is used.
@@ -110,7 +123,10 @@ impl Wallet {
             change_fee: change.fee,
             cost_of_change: change.cost,
             min_viable_change: change.min_viable,
-            max_input_weight: max_weight.saturating_sub((no_inputs_vbytes + change.output_vbytes) * 4),
+            max_input_weight: max_weight.saturating_sub(no_inputs_vbytes * 4),
+            change_weight: change.output_vbytes * 4,
+            max_child_weight: (params.version == TRUC_VERSION)
+                .then(|| max_weight.min(TRUC_CHILD_MAX_WEIGHT).saturating_sub(no_inputs_vbytes * 4)),
         };
         let room = max_weight.saturating_sub(no_inputs_vbytes * 4);
         let chosen = self.choose_inputs(params, &aim, sats(recipients_sum), rng).map_err(|error| match error {
@@ -167,27 +183,30 @@ impl Wallet {
 
     fn preset(&self, params: &SpendParams) -> Result<Vec<(OutPoint, Input)>, SpendError> {
         let mut found = Vec::with_capacity(params.inputs.len());
-        for preset in &params.inputs {
+        let outpoints: Vec<OutPoint> = params.inputs.iter().map(|preset| preset.outpoint).collect();
+        let bumps = params.mempool.bump_fees(&outpoints, params.fee_rate);
+        for (preset, bump) in params.inputs.iter().zip(bumps) {
             let known = self.keys.scripts().txout(preset.outpoint).map(|(id, _)| *id);
             let own = known.and_then(|_| self.output(preset.outpoint).cloned());
             let parent = self.ledger.get(&preset.outpoint.txid).filter(|_| own.is_some());
             if let Some(parent) = parent.filter(|parent| self.ledger.depth(parent) == 0) {
                 let theirs = parent.tx.version.0;
-                if theirs == 3 && params.version != 3 {
+                if theirs == TRUC_VERSION && params.version != TRUC_VERSION {
                     return Err(SpendError::TrucInput(params.version));
                 }
-                if theirs != 3 && params.version == 3 {
+                if theirs != TRUC_VERSION && params.version == TRUC_VERSION {
                     return Err(SpendError::InputForTruc(theirs));
                 }
             }
             let key = known.filter(|_| own.is_some()).and_then(key_of);
             let prevout = own.or_else(|| preset.prevout.clone()).ok_or(SpendError::InputNotFound(preset.outpoint))?;
             let spending = self.keys.spending(&prevout.script_pubkey);
+            let spending = spending.or_else(|| params.solving.spending(&prevout.script_pubkey));
             let taproot = prevout.script_pubkey.is_p2tr().then(|| input_weight(AddressType::Bech32m));
             let weight = preset.weight.map(Weight::to_wu).or(spending.map(|spending| spending.weight)).or(taproot);
             let weight = weight.ok_or(SpendError::InputNotSolvable(preset.outpoint))?;
             let segwit = spending.map_or(prevout.script_pubkey.is_witness_program(), |spending| spending.segwit);
-            let input = Input { prevout, key, weight, segwit, sequence: preset.sequence };
+            let input = Input { prevout, key, weight, segwit, sequence: preset.sequence, bump: sats(bump) };
             found.push((preset.outpoint, input));
         }
         Ok(found)
@@ -200,18 +219,18 @@ impl Wallet {
         aim: &Aim,
         recipients_sum: i64,
         rng: &mut dyn RngCore,
-    ) -> Result<Vec<(OutPoint, Input)>, SpendError> {
-        let fee_of = |weight: u64| sats(params.fee_rate.fee(vbytes(weight)));
+    ) -> Result<Chosen, SpendError> {
+        let cost = |input: &Input| sats(params.fee_rate.fee(vbytes(input.weight))) + input.bump;
         let mut chosen = self.preset(params)?;
         let value: i64 = chosen.iter().map(|(_, input)| sats(input.prevout.value)).sum();
-        let fees: i64 = chosen.iter().map(|(_, input)| fee_of(input.weight)).sum();
+        let fees: i64 = chosen.iter().map(|(_, input)| cost(input)).sum();
         let preset_worth = if aim.subtract_fee { value } else { value - fees };
         let missing = aim.target - preset_worth;
         if !params.add_inputs && missing > 0 {
             return Err(SpendError::PresetTooSmall);
         }
         if missing <= 0 && !chosen.is_empty() {
-            return Ok(chosen);
+            return Ok(Chosen { inputs: chosen, discount: 0 });
         }
         let filter = CoinFilter {
             min_depth: params.min_conf,
@@ -225,50 +244,71 @@ impl Wallet {
         let coins: Vec<Coin> = self
             .unspent(&filter)
             .into_iter()
-            .filter(|coin| coin.spending.is_some())
             .filter(|coin| !params.inputs.iter().any(|preset| preset.outpoint == coin.outpoint))
+            .filter(|coin| {
+                let third = || params.mempool.chain_of(&coin.outpoint.txid).ancestors > 1;
+                coin.depth > 0 || params.version != TRUC_VERSION || !third()
+            })
             .collect();
-        let (too_deep, coins): (Vec<Coin>, Vec<Coin>) =
-            coins.into_iter().partition(|coin| coin.depth == 0 && params.full_chains.contains(&coin.outpoint.txid));
-        let discarded: i64 = too_deep.iter().map(|coin| sats(coin.output.value)).sum();
+        let unconfirmed: Vec<OutPoint> =
+            coins.iter().filter(|coin| coin.depth == 0).map(|coin| coin.outpoint).collect();
+        let bumps = params.mempool.bump_fees(&unconfirmed, params.fee_rate);
+        let bumps: HashMap<OutPoint, i64> = unconfirmed.into_iter().zip(bumps.into_iter().map(sats)).collect();
         let together = params.avoid_partial_spends || (params.avoid_reuse && self.meta.avoid_reuse);
-        let groups = group_coins(&coins, params, together);
-        let preset_weight: u64 = chosen.iter().map(|(_, input)| input.weight).sum();
-        let rest =
-            Aim { target: missing, max_input_weight: aim.max_input_weight.saturating_sub(preset_weight), ..*aim };
-        let picked = select::choose(&groups, &rest, params.include_unsafe, rng).map_err(|reason| match reason {
-            NoSelection::TooHeavy => SpendError::InputsTooHeavy,
-            NoSelection::NotEnough => {
-                let total = value + coins.iter().map(|coin| sats(coin.output.value)).sum::<i64>();
-                let worth = preset_worth + groups.iter().map(|group| group.value - group.fee).sum::<i64>();
-                if !aim.subtract_fee && total >= recipients_sum && worth < aim.target {
-                    SpendError::FeeExceedsBalance(amount(aim.target - recipients_sum))
-                } else if discarded > 0 && worth + discarded >= aim.target {
-                    SpendError::ChainTooLong
-                } else {
-                    SpendError::InsufficientFunds
-                }
+        let groups = group_coins(&coins, params, together, &bumps);
+        let rest = Aim { target: missing, ..*aim };
+        let around = Surroundings {
+            mempool: params.mempool.as_ref(),
+            rate: params.fee_rate,
+            limits: params.chain_limits,
+            zero_conf_change: self.options.spend_zero_conf_change,
+            include_unsafe: params.include_unsafe,
+        };
+        let poor = || {
+            let total = value + coins.iter().map(|coin| sats(coin.output.value)).sum::<i64>();
+            let worth = preset_worth + groups.iter().map(|group| group.value - group.fee).sum::<i64>();
+            if !aim.subtract_fee && total >= recipients_sum && worth < aim.target {
+                SpendError::FeeExceedsBalance(amount(aim.target - recipients_sum))
+            } else {
+                SpendError::InsufficientFunds
             }
+        };
+        let available: i64 =
+            groups.iter().map(|group| if aim.subtract_fee { group.value } else { group.value - group.fee }).sum();
+        if missing > available {
+            return Err(poor());
+        }
+        let picked = select::choose(&groups, &rest, &around, rng).map_err(|reason| match reason {
+            NoSelection::TooHeavy => SpendError::InputsTooHeavy,
+            NoSelection::LongChains => SpendError::ChainTooLong,
+            NoSelection::EnormousCluster => SpendError::EnormousCluster,
+            NoSelection::NotEnough => poor(),
         })?;
+        let Choice { outpoints: picked, discount } = picked;
         let mut by_outpoint: BTreeMap<OutPoint, Coin> = coins.into_iter().map(|coin| (coin.outpoint, coin)).collect();
         let mut added: Vec<(OutPoint, Input)> = picked
             .into_iter()
             .filter_map(|outpoint| by_outpoint.remove(&outpoint))
-            .filter_map(|coin| {
-                let spending = coin.spending?;
+            .map(|coin| {
+                let spending = coin.spending.ok_or(SpendError::Unsolvable)?;
                 let input = Input {
                     prevout: coin.output,
                     key: key_of(coin.key),
                     weight: spending.weight,
                     segwit: spending.segwit,
                     sequence: None,
+                    bump: bumps.get(&coin.outpoint).copied().unwrap_or(0),
                 };
-                Some((coin.outpoint, input))
+                Ok((coin.outpoint, input))
             })
-            .collect();
+            .collect::<Result<_, SpendError>>()?;
+        let weight: u64 = chosen.iter().chain(&added).map(|(_, input)| input.weight).sum();
+        if !chosen.is_empty() && weight > aim.max_input_weight {
+            return Err(SpendError::CombinationTooHeavy);
+        }
         added.shuffle(rng);
         chosen.append(&mut added);
-        Ok(chosen)
+        Ok(Chosen { inputs: chosen, discount })
     }
 
     #[allow(clippy::too_many_arguments)] // The steps of one computation; they share no state of their own.
@@ -277,14 +317,16 @@ impl Wallet {
         params: &SpendParams,
         aim: &Aim,
         change: ChangePlan,
-        chosen: Vec<(OutPoint, Input)>,
+        chosen: Chosen,
         subtract: i64,
         max_weight: u64,
         rng: &mut dyn RngCore,
     ) -> Result<Draft, SpendError> {
+        let Chosen { inputs: chosen, discount } = chosen;
+        let bump = chosen.iter().map(|(_, input)| input.bump).sum::<i64>() - discount;
         let selected: i64 = chosen.iter().map(|(_, input)| sats(input.prevout.value)).sum();
         let input_fees: i64 = chosen.iter().map(|(_, input)| sats(params.fee_rate.fee(vbytes(input.weight)))).sum();
-        let worth = if aim.subtract_fee { selected } else { selected - input_fees };
+        let worth = if aim.subtract_fee { selected } else { selected - input_fees - bump };
         let mut outputs: Vec<TxOut> = params
             .recipients
             .iter()
@@ -303,7 +345,7 @@ impl Wallet {
         let mut tx = unsigned(params, &chosen, outputs, rng);
         let sizes: Vec<(u64, bool)> = chosen.iter().map(|(_, input)| (input.weight, input.segwit)).collect();
         let weight = signed_weight(&tx, &sizes);
-        let needed = sats(params.fee_rate.fee(vbytes(weight)));
+        let needed = sats(params.fee_rate.fee(vbytes(weight))) + bump;
         let fee = settle_fee(&mut tx, params, selected, needed, position, subtract)?;
         if let Some(error) = change.missing.filter(|_| change_amount > 0) {
             return Err(SpendError::NoChangeAddress(error));
@@ -313,6 +355,9 @@ impl Wallet {
         }
         if fee > params.max_tx_fee {
             return Err(SpendError::MaxFeeExceeded);
+        }
+        if params.chain_limits.reject && !params.mempool.fits_limits(&tx) {
+            return Err(SpendError::ClusterLimit);
         }
         let reserved = match (position, change.fresh) {
             (Some(_), Some(chain)) => {
@@ -361,44 +406,21 @@ fn check_recipients(params: &SpendParams) -> Result<(Amount, i64), SpendError> {
 }
 
 /// Coins as they are chosen: one by one, or all of a script together.
-fn group_coins(coins: &[Coin], params: &SpendParams, together: bool) -> Vec<Group> {
+fn group_coins(coins: &[Coin], params: &SpendParams, together: bool, bumps: &HashMap<OutPoint, i64>) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     let mut open: BTreeMap<&ScriptBuf, usize> = BTreeMap::new();
     let mut count: BTreeMap<&ScriptBuf, usize> = BTreeMap::new();
     for coin in coins {
-        let Some(spending) = coin.spending else { continue };
-        let weight = spending.weight;
-        let fee = sats(params.fee_rate.fee(vbytes(weight)));
-        let long_term_fee = sats(params.long_term_rate.fee(vbytes(weight)));
-        let depth_others = if coin.from_me { u32::MAX } else { coin.depth };
+        let one = group_of(coin, params, bumps);
         let place = open.get(&coin.output.script_pubkey).copied().filter(|_| together);
         let group =
             place.and_then(|place| groups.get_mut(place)).filter(|group| group.outpoints.len() < MAX_GROUP_COINS);
         if let Some(group) = group {
-            group.outpoints.push(coin.outpoint);
-            group.value += sats(coin.output.value);
-            group.weight += weight;
-            group.fee += fee;
-            group.long_term_fee += long_term_fee;
-            group.depth_own = group.depth_own.min(coin.depth);
-            group.depth_others = group.depth_others.min(depth_others);
-            group.safe &= coin.safe;
+            group.join(one);
             continue;
         }
         open.insert(&coin.output.script_pubkey, groups.len());
-        groups.push(Group {
-            outpoints: vec![coin.outpoint],
-            value: sats(coin.output.value),
-            weight,
-            fee,
-            long_term_fee,
-            segwit: spending.segwit,
-            address_type: spending.address_type,
-            depth_own: coin.depth,
-            depth_others,
-            safe: coin.safe,
-            partial: false,
-        });
+        groups.push(one);
         if together {
             *count.entry(&coin.output.script_pubkey).or_insert(0) += 1;
         }
@@ -409,6 +431,34 @@ fn group_coins(coins: &[Coin], params: &SpendParams, together: bool) -> Vec<Grou
         }
     }
     groups
+}
+
+/// A group of one coin.
+fn group_of(coin: &Coin, params: &SpendParams, bumps: &HashMap<OutPoint, i64>) -> Group {
+    // Without knowing how it is spent a coin costs nothing here; the transaction's size cannot be told then.
+    let spending = coin.spending.unwrap_or(Spending {
+        weight: 0,
+        segwit: false,
+        address_type: AddressType::of_script(&coin.output.script_pubkey).unwrap_or(AddressType::Legacy),
+    });
+    let chain = if coin.depth == 0 { params.mempool.chain_of(&coin.outpoint.txid) } else { Default::default() };
+    let bump = bumps.get(&coin.outpoint).copied().unwrap_or(0);
+    Group {
+        outpoints: vec![coin.outpoint],
+        value: sats(coin.output.value),
+        weight: spending.weight,
+        fee: sats(params.fee_rate.fee(vbytes(spending.weight))) + bump,
+        long_term_fee: sats(params.long_term_rate.fee(vbytes(spending.weight))),
+        bump,
+        unconfirmed: if coin.depth == 0 { vec![coin.outpoint] } else { Vec::new() },
+        segwit: spending.segwit,
+        address_type: spending.address_type,
+        depth: coin.depth,
+        from_me: coin.from_me,
+        ancestors: chain.ancestors,
+        cluster: chain.cluster,
+        partial: false,
+    }
 }
 
 fn unsigned(

@@ -1,12 +1,15 @@
 //! Payments: what they cost, what comes back, and why they are refused.
 
+use std::sync::Arc;
+
 use bitcoin::absolute::LockTime;
-use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, TxOut, Weight};
+use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxOut, Txid, Weight};
 use rand::{Rng, SeedableRng};
 use tss_wallet::wallet::ClaimError;
 use tss_wallet::wallet::keychain::{AddressType, Branch};
 use tss_wallet::wallet::locks::ClaimId;
 use tss_wallet::wallet::spend::fees::{FeeRate, dust_threshold};
+use tss_wallet::wallet::spend::mempool::{Chain, ChainLimits, MempoolView};
 use tss_wallet::wallet::spend::{ChangeSpec, Draft, PresetInput, SpendError, SpendParams};
 
 use crate::support::{BTC, Scene, chain, nowhere, scripts_hold, to};
@@ -334,4 +337,70 @@ fn amounts_add_up_to_the_satoshi_for_any_coins_and_payments() {
             }
         }
     }
+}
+
+/// A mempool in which every coin's ancestors lack as much, counted once where coins are spent together.
+#[derive(Debug)]
+struct Crowded {
+    lack: u64,
+    chain: Chain,
+    fits: bool,
+}
+
+impl MempoolView for Crowded {
+    fn chain_of(&self, _: &Txid) -> Chain {
+        self.chain
+    }
+
+    fn bump_fees(&self, coins: &[OutPoint], _: FeeRate) -> Vec<Amount> {
+        vec![Amount::from_sat(self.lack); coins.len()]
+    }
+
+    fn combined_bump_fee(&self, coins: &[OutPoint], _: FeeRate) -> Option<Amount> {
+        Some(if coins.is_empty() { Amount::ZERO } else { Amount::from_sat(self.lack) })
+    }
+
+    fn fits_limits(&self, _: &Transaction) -> bool {
+        self.fits
+    }
+}
+
+fn crowded(params: SpendParams, lack: u64, ancestors: u64, fits: bool) -> SpendParams {
+    let chain = Chain { ancestors, cluster: ancestors };
+    SpendParams { mempool: Arc::new(Crowded { lack, chain, fits }), ..params }
+}
+
+#[test]
+fn coins_behind_poor_ancestors_cost_what_those_lack_and_once() {
+    let mut scene = Scene::new();
+    scene.fund(AddressType::Bech32, &[4 * BTC]);
+    for _ in 0..2 {
+        let tx = scene.send(BTC / 2);
+        scene.hear(&tx);
+    }
+    let plain = scene.pay(&to(&[(nowhere(9), BTC)]));
+    assert!(plain.inputs.iter().all(|input| input.key.is_some()));
+    let lacking = scene.pay(&crowded(to(&[(nowhere(9), BTC)]), 7_000, 2, true));
+    assert_eq!(lacking.inputs.len(), plain.inputs.len());
+    assert_eq!(lacking.fee, plain.fee + Amount::from_sat(7_000));
+    let all: Vec<OutPoint> = lacking.outpoints();
+    let preset = SpendParams { inputs: all.iter().map(|coin| preset(*coin)).collect(), ..to(&[(nowhere(9), BTC)]) };
+    let preset = scene.pay(&crowded(preset, 7_000, 2, true));
+    assert_eq!(preset.fee, lacking.fee, "coins that were named cost it too");
+}
+
+#[test]
+fn chains_too_long_for_the_mempool_are_refused() {
+    let mut scene = Scene::new();
+    scene.fund(AddressType::Bech32, &[4 * BTC]);
+    let tx = scene.send(BTC / 2);
+    scene.hear(&tx);
+    let long = crowded(to(&[(nowhere(9), BTC)]), 0, 25, true);
+    assert!(
+        refused(&mut scene, &long).starts_with("Unconfirmed UTXOs are available, but spending them creates a chain")
+    );
+    let limits = ChainLimits { reject: false, ..ChainLimits::default() };
+    scene.pay(&SpendParams { chain_limits: limits, ..long });
+    let full = crowded(to(&[(nowhere(9), BTC)]), 0, 2, false);
+    assert_eq!(refused(&mut scene, &full), "too many unconfirmed transactions in cluster");
 }

@@ -8,6 +8,7 @@ use bitcoin::bip32::Fingerprint;
 use bitcoin::{Amount, BlockHash, OutPoint, Script, ScriptBuf, SignedAmount, Transaction, Txid};
 
 use super::DEFAULT_MAX_DEPTH;
+use tss_wallet::wallet::keychain::imported::Spending;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockRef {
@@ -51,6 +52,8 @@ pub struct UnspentFilter {
     pub max_count: Option<u64>,
     /// Stop once the coins found amount to this.
     pub min_sum: Option<Amount>,
+    /// The version of the transaction that will spend them.
+    pub for_version: Option<i32>,
 }
 
 impl Default for UnspentFilter {
@@ -66,6 +69,7 @@ impl Default for UnspentFilter {
             max_amount: None,
             max_count: None,
             min_sum: None,
+            for_version: None,
         }
     }
 }
@@ -244,6 +248,8 @@ pub trait Ledger {
     /// Ours, but in no one's address book: change, or at least not given out.
     fn is_change(&self, script: &Script) -> bool;
     fn key(&self, script: &Script) -> Option<KeyView>;
+    /// What it takes to spend a script of ours; none where that cannot be known.
+    fn spending(&self, script: &Script) -> Option<Spending>;
     /// Whether addresses can be handed out at all, to payers or for change.
     fn can_hand_out(&self, change: bool) -> bool;
     fn label(&self, script: &Script) -> Option<String>;

@@ -1,8 +1,9 @@
 //! Payments and signatures as they are asked for, and what comes of them.
 
-use bitcoin::{Amount, OutPoint, Psbt, ScriptBuf, Sequence, Transaction, Txid};
+use bitcoin::{Amount, OutPoint, Psbt, ScriptBuf, Sequence, Transaction, TxOut, Txid};
 
 use super::AddressType;
+use tss_wallet::wallet::solving::SolvingData;
 
 /// A fee rate in satoshi for 1,000 virtual bytes, the unit in which Core counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,6 +82,8 @@ pub struct SpendRequest {
     /// `None`: as the wallet's flag says.
     pub avoid_reuse: Option<bool>,
     pub max_tx_weight: Option<u64>,
+    /// What the user says of scripts that are not the wallet's.
+    pub solving: SolvingData,
 }
 
 /// Depth up to which coins are taken unless the user says otherwise.
@@ -106,6 +109,7 @@ impl Default for SpendRequest {
             version: DEFAULT_TX_VERSION,
             avoid_reuse: None,
             max_tx_weight: None,
+            solving: SolvingData::default(),
         }
     }
 }
@@ -162,6 +166,35 @@ pub struct SendNote {
 pub struct Sent {
     pub txid: Txid,
     pub fee_reason: FeeReason,
+}
+
+/// A payment to be replaced by one that pays more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BumpRequest {
+    pub txid: Txid,
+    pub fee: FeeChoice,
+    /// Whether the new one signals that it may be replaced.
+    pub rbf: bool,
+    /// Outputs in place of those it has; empty to keep them.
+    pub outputs: Vec<TxOut>,
+    /// The output of the old one that is its change.
+    pub change_index: Option<u32>,
+}
+
+/// What a payment was replaced by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bumped {
+    /// Not signed where a PSBT was asked for.
+    pub replacement: Replacement,
+    pub old_fee: Amount,
+    pub fee: Amount,
+    pub errors: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Replacement {
+    Sent(Txid),
+    Unsigned(Transaction),
 }
 
 /// An output that `signrawtransactionwithwallet` is told of.

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::{AddressType, KeyId, Keychains};
 
 /// Outpoint, sequence, script length and the count of witness items of an input, as weight.
-const BARE_INPUT_WEIGHT: u64 = (32 + 4 + 4 + 1) * 4 + 1;
+pub(crate) const BARE_INPUT_WEIGHT: u64 = (32 + 4 + 4 + 1) * 4 + 1;
 
 /// What a script of ours belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

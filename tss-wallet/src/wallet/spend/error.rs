@@ -2,6 +2,7 @@
 
 use bitcoin::{Amount, OutPoint};
 
+use super::fees::money;
 use crate::wallet::addresses::AddressError;
 
 /// The heaviest transaction that is relayed, and the lightest.
@@ -50,6 +51,17 @@ pub enum SpendError {
          wallet's UTXOs"
     )]
     InputsTooHeavy,
+    #[error(
+        "The combination of the pre-selected inputs and the wallet automatic inputs selection exceeds the transaction \
+         maximum weight. Please try sending a smaller amount or manually consolidating your wallet's UTXOs"
+    )]
+    CombinationTooHeavy,
+    #[error(
+        "Failed to calculate bump fees, because unconfirmed UTXOs depend on an enormous cluster of unconfirmed transactions."
+    )]
+    EnormousCluster,
+    #[error("too many unconfirmed transactions in cluster")]
+    ClusterLimit,
     #[error("Transaction change output index out of range")]
     ChangePosition,
     #[error("The transaction amount is too small to pay the fee")]
@@ -58,6 +70,8 @@ pub enum SpendError {
     TooSmallAfterFee,
     #[error("Transaction needs a change address, but we can't generate it. {0}")]
     NoChangeAddress(AddressError),
+    #[error("Missing solving data for estimating transaction size")]
+    Unsolvable,
     #[error("Transaction too large")]
     TooLarge,
     #[error("Fee exceeds maximum configured by user (e.g. -maxtxfee, maxfeerate)")]
@@ -69,13 +83,4 @@ pub enum SpendError {
 fn shown(outpoint: &OutPoint) -> String {
     let txid = outpoint.txid.to_string();
     format!("COutPoint({}, {})", txid.get(..10).unwrap_or(&txid), outpoint.vout)
-}
-
-/// Core's `FormatMoney`: eight decimals, less trailing zeros beyond the second.
-fn money(amount: Amount) -> String {
-    let mut text = format!("{}.{:08}", amount.to_sat() / 100_000_000, amount.to_sat() % 100_000_000);
-    while text.ends_with('0') && !text.get(text.len().saturating_sub(3)..).is_some_and(|end| end.starts_with('.')) {
-        text.pop();
-    }
-    text
 }

@@ -84,3 +84,12 @@ pub fn signed_weight(tx: &Transaction, inputs: &[(u64, bool)]) -> u64 {
     let of_inputs: u64 = inputs.iter().map(|(weight, _)| weight - u64::from(!segwit)).sum();
     bare + of_inputs + if segwit { 2 } else { 0 }
 }
+
+/// Core's `FormatMoney`: eight decimals, less trailing zeros beyond the second.
+pub fn money(amount: Amount) -> String {
+    let mut text = format!("{}.{:08}", amount.to_sat() / 100_000_000, amount.to_sat() % 100_000_000);
+    while text.ends_with('0') && !text.get(text.len().saturating_sub(3)..).is_some_and(|end| end.starts_with('.')) {
+        text.pop();
+    }
+    text
+}

@@ -1,13 +1,15 @@
 //! What a payment is asked to be, and what it became.
 
-use std::collections::HashSet;
+use std::sync::Arc;
 
 use bitcoin::absolute::LockTime;
-use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxOut, Txid, Weight};
+use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxOut, Weight};
 
 use super::fees::FeeRate;
+use super::mempool::{ChainLimits, EmptyMempool, MempoolView};
 use crate::wallet::addresses::Reserved;
 use crate::wallet::keychain::{AddressType, KeyId};
+use crate::wallet::solving::SolvingData;
 
 /// An output to be paid.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,8 +72,10 @@ pub struct SpendParams {
     /// Leave out coins on scripts that were spent from, and spend coins of one script together.
     pub avoid_reuse: bool,
     pub avoid_partial_spends: bool,
-    /// Unconfirmed transactions that have as many ancestors as the mempool takes: their coins wait.
-    pub full_chains: HashSet<Txid>,
+    /// What the caller says of scripts that are not the wallet's.
+    pub solving: SolvingData,
+    pub chain_limits: ChainLimits,
+    pub mempool: Arc<dyn MempoolView>,
 }
 
 impl Default for SpendParams {
@@ -97,7 +101,9 @@ impl Default for SpendParams {
             version: 2,
             avoid_reuse: true,
             avoid_partial_spends: false,
-            full_chains: HashSet::new(),
+            solving: SolvingData::default(),
+            chain_limits: ChainLimits::default(),
+            mempool: Arc::new(EmptyMempool),
         }
     }
 }
