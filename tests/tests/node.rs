@@ -113,6 +113,26 @@ fn the_longer_chain_wins_after_a_partition() {
     );
 }
 
+/// The wallet's last block is on no chain any more: it walks back to the fork, and forward.
+#[test]
+fn a_wallet_that_was_closed_follows_a_reorganisation_when_it_is_opened() {
+    let node = Daemon::start_new(Options::keyless());
+    mine(&node, 5);
+    node.call("createwallet", json!(["w"]));
+    let address = node.call("getnewaddress", json!([]));
+    let stale = node.call("generatetoaddress", json!([1, address]));
+    node.call("unloadwallet", json!(["w"]));
+    node.call("invalidateblock", json!([node.call("getblockhash", json!([4]))]));
+    node.call("generatetoaddress", json!([4, address]));
+    node.call("loadwallet", json!(["w"]));
+    let info = node.call("getwalletinfo", json!([]));
+    assert_eq!(info["lastprocessedblock"]["hash"], json!(node.best()));
+    let listed = node.call("listtransactions", json!([]));
+    let mined: Vec<_> = listed.as_array().unwrap().iter().filter(|tx| tx["category"] == "immature").collect();
+    assert_eq!(mined.len(), 4, "{listed}");
+    assert!(mined.iter().all(|tx| tx["blockhash"] != stale[0]));
+}
+
 /// One data directory, two programs in turn.
 #[test]
 fn a_data_directory_serves_bitcoind_and_keylessd_in_turn() {

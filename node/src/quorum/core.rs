@@ -336,7 +336,7 @@ impl Core {
         if self.is_stopping() || self.tending.swap(true, Ordering::AcqRel) {
             return;
         }
-        if self.tended.fetch_add(1, Ordering::Relaxed) % COMPARE_EVERY == 0 {
+        if self.tended.fetch_add(1, Ordering::Relaxed).is_multiple_of(COMPARE_EVERY) {
             let members: BTreeSet<MemberId> =
                 self.holdings().iter().flat_map(|holding| holding.others().collect::<Vec<_>>()).collect();
             members

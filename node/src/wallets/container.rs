@@ -25,6 +25,8 @@ const PART: &str = "wallet.dat.part";
 const UNNAMED: &str = ".unnamed";
 /// How long the last user of a wallet may take to let go of it.
 const LET_GO: Duration = Duration::from_secs(10);
+/// The same, for one that was just closed and is opened again.
+const REOPEN: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Why a wallet was not unpacked or packed.
@@ -169,12 +171,7 @@ impl Place {
         let mut open = Vec::with_capacity(dirs.len());
         let deadline = Instant::now() + LET_GO;
         for (name, dir) in dirs {
-            let db = loop {
-                match WalletDb::open(&dir.join("db")) {
-                    Err(StoreError::InUse(_)) if Instant::now() < deadline => std::thread::sleep(PAUSE),
-                    other => break other?,
-                }
-            };
+            let db = open_until(&dir, deadline)?;
             open.push((name, dir, db));
         }
         let parts = open.iter().map(|(name, dir, db)| backup::part(dir, name, db)).collect::<Result<Vec<_>, _>>()?;
@@ -188,6 +185,21 @@ impl Place {
         drop(open);
         remove_parts(&self.dir)
     }
+}
+
+fn open_until(dir: &Path, deadline: Instant) -> Result<WalletDb, ContainerError> {
+    loop {
+        match WalletDb::open(&dir.join("db")) {
+            Err(StoreError::InUse(_)) if Instant::now() < deadline => std::thread::sleep(PAUSE),
+            other => return Ok(other?),
+        }
+    }
+}
+
+/// The database of a wallet that this node alone holds, once its last user here has let go. Another node's use is an
+/// error.
+pub(super) fn open_when_free(dir: &Path) -> Result<WalletDb, ContainerError> {
+    open_until(dir, Instant::now() + REOPEN)
 }
 
 /// Removes what [`backup::unpack`] makes, and the directory if nothing else is in it and no file of ours.

@@ -164,7 +164,9 @@ impl Loaded {
     pub(super) fn catch_up(&self) -> Result<(), FollowError> {
         let mut progress = Progress::start();
         let mut walked = 0;
-        while let Some(tip) = self.wallet().tip() {
+        loop {
+            // Not in the head of the loop, which would hold the wallet's lock through its body.
+            let Some(tip) = self.wallet().tip() else { break };
             let facts = self.chain.block_facts(&tip.hash);
             if facts.as_ref().is_some_and(|facts| facts.in_active_chain) {
                 break;

@@ -24,7 +24,7 @@ use tss_wallet::{MemberId, Roster, SigningIdentity, Split, WalletDb, WalletId};
 
 use super::backup;
 use super::chain_view::ChainView;
-use super::container::{ContainerError, Place};
+use super::container::{self, ContainerError, Place};
 use super::feed::{ChainFeed, FeedEvent, Queued};
 use super::follow::FollowError;
 use super::handle::{Handle, blocking};
@@ -339,8 +339,9 @@ impl WalletManager {
         if !holding::is_ours(&dir) || !holding::is_complete(&dir) {
             return Err(missing("Data is not in recognized format."));
         }
-        if let Some(error) = self.other_chain(&dir) {
-            return Err(missing(&error));
+        if !is_plain(&dir) && backup::is_self_contained(&dir) {
+            let db = container::open_when_free(&dir).map_err(|error| unverified(error.to_string()))?;
+            self.same_chain(&db).map_err(missing)?;
         }
         if is_plain(&dir) {
             self.open_ledger(name, open_plain(&dir)?, None, None)?;
@@ -351,14 +352,13 @@ impl WalletManager {
         Ok(LoadedName { name: name.to_owned(), warnings: Vec::new() })
     }
 
-    /// Why a wallet is not one of this chain. A share that cannot be read says so when it is opened.
-    fn other_chain(&self, dir: &Path) -> Option<String> {
-        if is_plain(dir) {
-            return None;
+    /// The error says why it is not a wallet of this chain.
+    fn same_chain(&self, db: &WalletDb) -> std::result::Result<(), &'static str> {
+        match holding::stored_facts(db) {
+            Ok(Some((_, facts))) if facts.genesis != self.chain.genesis() => Err("It is a wallet of another chain."),
+            // A share that cannot be read says so when it is opened.
+            _ => Ok(()),
         }
-        let db = WalletDb::open(&dir.join("db")).ok()?;
-        let (_, facts) = holding::stored_facts(&db).ok().flatten()?;
-        (facts.genesis != self.chain.genesis()).then(|| "It is a wallet of another chain.".to_owned())
     }
 
     fn open_quorum(&self, name: &str, dir: &Path) -> Result<Keys> {

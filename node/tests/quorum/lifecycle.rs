@@ -122,7 +122,8 @@ async fn off_regtest_a_repair_waits_for_the_operator_of_each_helper() {
     cluster.nodes[0].wallet("w").refresh_shares().await.unwrap();
     cluster.hub.attach(&sleeper);
     let refused = async || cluster.nodes[2].manager.repair_share("w").await.unwrap_err().message;
-    wait_for("it is refused for want of approvals", async || refused().await.contains("has not approved this yet")).await;
+    wait_for("it is refused for want of approvals", async || refused().await.contains("has not approved this yet"))
+        .await;
     for index in [0, 1] {
         let wallet = cluster.nodes[index].wallet("w");
         let waiting = wallet.pending_approvals().unwrap();

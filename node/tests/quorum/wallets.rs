@@ -302,7 +302,7 @@ async fn an_exported_wallet_watches_the_same_addresses_and_signs_nothing() {
     let file = node.dir.path().join("watch.dat");
     wallet.export_watch_only(&file).await.unwrap();
     assert!(wallet.export_watch_only(&file).await.is_err(), "it is there already");
-    node.manager.restore("watch", &file, None).await.unwrap();
+    node.manager.restore("watch", &file, None, false).await.unwrap();
     let watch = node.wallet("watch");
     assert!(!watch.settings().private_keys_enabled);
     assert_eq!(node.balance("watch").await, Amount::from_int_btc(200));
