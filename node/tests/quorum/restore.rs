@@ -56,7 +56,7 @@ async fn wait_for(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 }
 
 async fn restore_error(node: &Node, file: &std::path::Path, force: bool) -> String {
-    let error = node.manager.restore("w", file, None, force).await.err().expect("it is refused");
+    let error = node.manager.restore("w", file, None, force).await.expect_err("it is refused");
     assert!(!node.options.wallets_dir.join("w").exists(), "nothing is left of it");
     error.message
 }
