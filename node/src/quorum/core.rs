@@ -344,6 +344,7 @@ impl Core {
                 .filter(|member| self.is_online(member))
                 .for_each(|member| lease::compare_marks(self, member));
         }
+        keygen::resolve_pending(self);
         redeal::tend(self);
         self.tending.store(false, Ordering::Release);
     }
@@ -493,7 +494,6 @@ impl Core {
                 tracing::info!(%peer, "co-signer connected");
                 self.heard(&member);
                 self.spawn(move |core| {
-                    keygen::resolve_pending(core);
                     lease::compare_marks(core, member);
                     sharing::catch_up(core, member);
                     core.tend();

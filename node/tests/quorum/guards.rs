@@ -104,8 +104,12 @@ async fn a_payment_waits_for_an_operator_and_goes_when_one_agrees() {
     assert!(pending.change > Amount::ZERO, "change is proven");
     assert_eq!(pending.coordinator, cluster.nodes[0].options.identity.peer_id().to_string());
     assert!(!task.is_finished());
-    let waiting = wallets[0].signing_sessions();
-    assert!(waiting.iter().any(|row| row.state == "waiting for approval"), "{waiting:?}");
+    // The coordinator hears of it a moment after the operator.
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !wallets[0].signing_sessions().iter().any(|row| row.state == "waiting for approval") {
+        assert!(Instant::now() < deadline, "{:?}", wallets[0].signing_sessions());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     let started = Instant::now();
     wallets[1].answer_approval(&pending.id, None).await.unwrap();
     let txid = task.await.unwrap().unwrap();

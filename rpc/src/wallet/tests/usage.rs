@@ -72,6 +72,7 @@ fn every_wallet_method_of_core_is_there_with_its_arguments() {
         let shown = ours
             .replace(" idempotency_key", "")
             .replace(" wait", "")
+            .replace(" force", "")
             .replace(" \"idempotency_key\"", "")
             .replace(" quorum", "");
         assert_eq!(shown, *usage);

@@ -1,0 +1,268 @@
+//! Wallets that lie on the disk or in a copy: opened, caught up with the chain, and added to the set.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bdk_chain::BlockId;
+use bitcoin::Network;
+use keyless_rpc::error::{RpcError, code};
+use keyless_rpc::wallet::backend::{CreateWallet, Loaded as LoadedName, Result};
+use tss_wallet::WalletDb;
+use tss_wallet::wallet::{Kind, Wallet, WalletOptions as LedgerOptions, WalletParams};
+
+use super::{PRUNED, REOPEN, UNVERIFIED, WalletManager, clear, locked, unverified};
+use crate::quorum::devquorum::Embedded;
+use crate::quorum::redeal::restore;
+use crate::quorum::{Core, Holding, holding, keygen};
+use crate::wallets::container::{self, ContainerError};
+use crate::wallets::follow::FollowError;
+use crate::wallets::imports::{is_plain, open_plain};
+use crate::wallets::loaded::{Keys, Loaded, Quorum, storage_error};
+use crate::wallets::{backup, names};
+
+impl WalletManager {
+    pub(super) fn load_now(&self, name: &str) -> Result<LoadedName> {
+        let _busy = self.reserve(name)?;
+        if self.loaded(name).is_some() {
+            let text = format!("Wallet \"{name}\" is already loaded.");
+            return Err(RpcError::new(code::RPC_WALLET_ALREADY_LOADED, text));
+        }
+        names::check(self.options.wallets_dir(), name).map_err(unverified)?;
+        let place = self.options.place(name);
+        let dir = place.dir.clone();
+        let missing = |why: &str| {
+            let path = self.options.wallets_dir().join(name);
+            RpcError::new(
+                code::RPC_WALLET_NOT_FOUND,
+                format!("{UNVERIFIED}Failed to load database path '{}'. {why}", path.display()),
+            )
+        };
+        if !place.is_taken() && !dir.exists() {
+            return Err(missing("Path does not exist."));
+        }
+        place.unpack().map_err(|error| match error {
+            ContainerError::Copy(error) => missing(&error.to_string()),
+            other => unverified(other.to_string()),
+        })?;
+        if !holding::is_ours(&dir) || !holding::is_complete(&dir) {
+            return Err(missing("Data is not in recognized format."));
+        }
+        if !is_plain(&dir) && backup::is_self_contained(&dir) {
+            let db = container::open_when_free(&dir).map_err(|error| unverified(error.to_string()))?;
+            self.same_chain(&db).map_err(missing)?;
+        }
+        if is_plain(&dir) {
+            self.open_ledger(name, open_plain(&dir)?, None, None)?;
+        } else {
+            let keys = self.open_quorum(name, &dir)?;
+            self.open_ledger(name, Arc::clone(keys.holding.db()), Some(keys), None)?;
+        }
+        Ok(LoadedName { name: name.to_owned(), warnings: Vec::new() })
+    }
+
+    fn open_quorum(&self, name: &str, dir: &Path) -> Result<Keys> {
+        if !dir.join("identity").is_file() {
+            let core = self.core.get().ok_or_else(|| {
+                RpcError::wallet(
+                    "Error: this wallet belongs to a quorum of nodes; start with -cosigner=<PeerId>@<multiaddr> for each of them",
+                )
+            })?;
+            let holding = self.held_share(core, name, dir)?;
+            return Ok(Keys { quorum: Quorum::Network(Arc::clone(core)), holding });
+        }
+        if self.chain.network() == Network::Bitcoin {
+            return Err(RpcError::wallet("Error: a wallet of embedded co-signers is not available on the main chain"));
+        }
+        let deadline = Instant::now() + REOPEN;
+        loop {
+            match Embedded::open(name, dir, self.options.signing_timeout, &self.chain) {
+                Ok((embedded, holding)) => return Ok(Keys { quorum: Quorum::Embedded(Arc::new(embedded)), holding }),
+                // The last user of the wallet that was just unloaded is about to let go.
+                Err(error) if Instant::now() < deadline && error.to_string().contains("in use") => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                Err(error) if error.to_string().contains("in use") => {
+                    return Err(unverified(ContainerError::InUse.to_string()));
+                }
+                Err(error) => return Err(RpcError::wallet(format!("Error: {error}"))),
+            }
+        }
+    }
+
+    /// The share that this node's co-signer opened at its start, or can open now.
+    fn held_share(&self, core: &Arc<Core>, name: &str, dir: &Path) -> Result<Arc<Holding>> {
+        let deadline = Instant::now() + REOPEN;
+        loop {
+            if let Some(holding) = core.holding_named(name) {
+                return Ok(holding);
+            }
+            match keygen::open_one(core, name, dir) {
+                // The last user of the wallet is about to let go.
+                Err(error) if Instant::now() < deadline && error.to_string().contains("in use") => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                Err(error) => return Err(RpcError::wallet(format!("Error: {error}"))),
+                Ok(()) => {
+                    let holding = core.holding_named(name);
+                    return holding.ok_or_else(|| RpcError::wallet("Error: this node holds no share of this wallet"));
+                }
+            }
+        }
+    }
+
+    /// What a new ledger is made from, and the height it begins at.
+    fn ledger_params(
+        &self,
+        name: &str,
+        keys: Option<&Keys>,
+        request: Option<&CreateWallet>,
+    ) -> Result<(WalletParams, u32)> {
+        let mut params = WalletParams {
+            name: name.to_owned(),
+            network: self.chain.network(),
+            accounts: Vec::new(),
+            birth_time: self.chain.now(),
+            avoid_reuse: request.is_some_and(|request| request.avoid_reuse),
+            kind: Kind {
+                watch_only: request.is_some_and(|request| request.disable_private_keys),
+                blank: request.is_some_and(|request| request.blank),
+            },
+        };
+        let Some(keys) = keys else { return Ok((params, self.chain.tip().height)) };
+        let facts = keys.holding.facts();
+        let accounts = keys.holding.public().accounts().map_err(|error| RpcError::internal(error.to_string()))?;
+        params.accounts = accounts.to_vec();
+        params.birth_time = facts.birth_time;
+        params.avoid_reuse = facts.avoid_reuse;
+        params.kind = Kind::default();
+        Ok((params, facts.birth_height.min(self.chain.tip().height)))
+    }
+
+    /// Opens or makes the ledger, catches up with the chain, and adds the wallet to the set.
+    pub(super) fn open_ledger(
+        &self,
+        name: &str,
+        db: Arc<WalletDb>,
+        keys: Option<Keys>,
+        request: Option<&CreateWallet>,
+    ) -> Result<Arc<Loaded>> {
+        let storage = Box::new(Arc::clone(&db));
+        let options = LedgerOptions {
+            keypool_size: self.options.keypool,
+            spend_zero_conf_change: self.options.spend_zero_conf_change,
+        };
+        let wallet = if Wallet::exists(storage.as_ref()).map_err(storage_error)? {
+            Wallet::load(storage, options).map_err(storage_error)?
+        } else {
+            let (params, height) = self.ledger_params(name, keys.as_ref(), request)?;
+            let tip = self.chain.active_hash(height).map(|hash| BlockId { height, hash });
+            Wallet::create(params, options, tip, storage).map_err(storage_error)?
+        };
+        let loaded = Arc::new(Loaded::new(
+            name.to_owned(),
+            Arc::clone(&self.options),
+            Arc::clone(&self.chain),
+            self.feed.clone(),
+            keys,
+            db,
+            wallet,
+        ));
+        {
+            let mut wallet = loaded.wallet();
+            for (chain, mark) in loaded.keys().map(|keys| keys.holding.marks()).unwrap_or_default() {
+                let known = wallet.pool().leased_end(chain);
+                if mark > known {
+                    wallet.leased_elsewhere(chain, known..mark).map_err(storage_error)?;
+                }
+            }
+            wallet
+                .reconcile(|hash| self.chain.block_facts(hash).is_some_and(|facts| facts.in_active_chain))
+                .map_err(storage_error)?;
+        }
+        loaded.catch_up().map_err(|error| match error {
+            FollowError::NoBlock(_) if self.chain.prune_height().is_some() => RpcError::wallet(PRUNED),
+            other => storage_error(other),
+        })?;
+        {
+            // The rest between two events, so that none is missed and none applied too early.
+            let _applying = locked(&self.applying);
+            loaded.catch_up().map_err(storage_error)?;
+            loaded.scan_mempool().map_err(storage_error)?;
+            locked(&self.loaded).push(Arc::clone(&loaded));
+        }
+        loaded.resume()?;
+        if let Some(Keys { quorum: Quorum::Embedded(embedded), .. }) = loaded.keys() {
+            let quorum = embedded.devquorum();
+            tracing::info!(
+                wallet = name,
+                "development quorum of {quorum}: all co-signers run in this process and lie in one directory, which protects nothing"
+            );
+        }
+        Ok(loaded)
+    }
+
+    /// A wallet from a copy.
+    pub(super) fn restore_now(&self, name: &str, file: &Path, force: bool) -> Result<LoadedName> {
+        if name.is_empty() {
+            return Err(RpcError::invalid_parameter("Wallet name cannot be empty"));
+        }
+        if !file.exists() {
+            return Err(RpcError::invalid_parameter("Backup file does not exist"));
+        }
+        names::check(self.options.wallets_dir(), name).map_err(unverified)?;
+        let place = self.options.place(name);
+        let dir = place.dir.clone();
+        let exists = |text: String| Err(RpcError::new(code::RPC_WALLET_ALREADY_EXISTS, text));
+        if dir.exists() && !dir.is_dir() {
+            return exists(format!("Failed to restore wallet. Database file exists '{}'.", dir.display()));
+        }
+        if place.is_taken() {
+            return exists(format!("Failed to restore wallet. Database file exists in '{}'.", place.file.display()));
+        }
+        let there = dir.exists();
+        let restored = {
+            let _busy = self.reserve(name)?;
+            let unpacked = backup::unpack(file, &dir, backup::Unpack::Restore);
+            unpacked.map_err(|error| error.to_string()).and_then(|()| self.take_up(name, &dir, force))
+        };
+        let loaded = match restored {
+            Ok(()) => self.load_now(name),
+            Err(error) => Err(RpcError::new(
+                code::RPC_WALLET_NOT_FOUND,
+                format!("{UNVERIFIED}Failed to load database path '{}'. {error}", dir.display()),
+            )),
+        };
+        if loaded.is_err() {
+            clear(&dir);
+            // Removed only if it is empty, and only if it was not there before.
+            if !there && let Err(error) = std::fs::remove_dir(&dir) {
+                tracing::warn!(wallet = name, %error, "the directory of a wallet that was not restored is left");
+            }
+        }
+        loaded
+    }
+
+    /// Lets this node's co-signer open a share that was restored. It holds one share of a wallet.
+    fn take_up(&self, name: &str, dir: &Path, force: bool) -> std::result::Result<(), String> {
+        let Some(core) = self.core.get().filter(|_| !is_plain(dir) && !dir.join("identity").is_file()) else {
+            return Ok(());
+        };
+        let db = Arc::new(WalletDb::open(&dir.join("db")).map_err(|error| error.to_string())?);
+        let store = tss_wallet::ShareStore::new(Arc::clone(&db), core.me());
+        let keys = store.public().map_err(|error| error.to_string())?.ok_or("The copy holds no key share.")?;
+        if core.holding(&keys.wallet).is_some() {
+            return Err("This node holds the share of this wallet already.".to_owned());
+        }
+        let unconfirmed = restore::admit(core, &keys, name, force)?;
+        holding::set_unconfirmed(&db, unconfirmed).map_err(|error| error.to_string())?;
+        drop((store, db));
+        keygen::open_one(core, name, dir).map_err(|error| {
+            format!("{error}; it may be the copy of another node, or of a node with another seal key")
+        })?;
+        if let Some(holding) = core.holding(&keys.wallet) {
+            restore::lift(core, &holding);
+        }
+        Ok(())
+    }
+}
