@@ -325,6 +325,11 @@ impl Life {
             if done {
                 break;
             }
+            // With n = t nothing can be repaired: other members, or another threshold.
+            if !self.try_step(Step::Up) {
+                self.try_step(Step::Reshare);
+            }
+            self.settle();
         }
         let before = Instant::now();
         self.settle();
