@@ -277,10 +277,17 @@ impl Daemon {
 
     /// `stop`, and everything that a clean stop promises.
     pub fn stop(&mut self) {
+        self.stop_saying("");
+        assert_eq!(self.stderr(), "", "a clean stop writes nothing to stderr");
+    }
+
+    /// The same for a node whose every line on stderr is expected to have this in it.
+    pub fn stop_saying(&mut self, expected: &str) {
         self.call("stop", json!([]));
         let status = self.wait_end();
         assert_eq!(status.code(), Some(0), "exit code; stderr: {}\n{}", self.stderr(), tail(&self.log()));
-        assert_eq!(self.stderr(), "", "a clean stop writes nothing to stderr");
+        let stderr = self.stderr();
+        assert!(stderr.lines().all(|line| line.contains(expected)), "{stderr}");
         assert!(!self.net_dir().join(".cookie").exists(), "the cookie is removed at stop");
     }
 

@@ -31,6 +31,8 @@ const SETTLED: Duration = Duration::from_secs(90);
 const TYPES: [&str; 4] = ["legacy", "p2sh-segwit", "bech32", "bech32m"];
 /// Coinbases of each address type that the wallet starts with.
 const COINS_OF_TYPE: u32 = 3;
+/// What a node says whose wallet is gone with its disk, as bitcoind would.
+const LOST: &str = "Skipping -wallet path that doesn't exist";
 const NOBODY: &str = "bcrt1qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqdku202";
 
 /// A backup that was made, of whom and of which epoch.
@@ -284,7 +286,7 @@ impl Life {
         let members: Vec<usize> = self.roster.iter().copied().collect();
         let thieves: Vec<usize> = members[..self.threshold].to_vec();
         for m in &thieves[1..] {
-            self.quorum.members[*m].stop();
+            self.quorum.members[*m].stop_saying(LOST);
             copy_dir(&self.wallet_dir(*m), &self.kept.path().join(format!("disk-{m}")));
             self.start(*m);
         }
@@ -294,7 +296,7 @@ impl Life {
         self.settle();
         assert!(self.epoch() > before);
         for member in self.quorum.members.iter_mut().filter(|member| member.is_running()) {
-            member.stop();
+            member.stop_saying(LOST);
         }
         for m in &thieves[1..] {
             let dir = self.wallet_dir(*m);

@@ -166,9 +166,25 @@ void WaitForCalls()
 
 } // namespace
 
-kl_buf kl_prepare()
+/** What Core leaves to its main function: an exception that nothing has told the user of yet. */
+template <typename Step>
+kl_buf AnswerInit(Step&& step) noexcept
 {
     return Answer([&](Writer&) {
+        try {
+            step();
+        } catch (const Refused&) {
+            throw;
+        } catch (const std::exception& e) {
+            InitError(Untranslated(e.what()));
+            throw;
+        }
+    });
+}
+
+kl_buf kl_prepare()
+{
+    return AnswerInit([&] {
         State& state{TheState()};
         node::NodeContext& node{state.node};
         state.init = std::make_unique<KeylessInit>(node);
@@ -186,7 +202,7 @@ kl_buf kl_prepare()
 
 kl_buf kl_lock_directories()
 {
-    return Answer([&](Writer&) {
+    return AnswerInit([&] {
         if (!AppInitLockDirectories()) ThrowErrors("the data directory could not be locked");
         node::NodeContext& node{TheState().node};
         AppInitInterfaces(node);

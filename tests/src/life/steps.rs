@@ -7,7 +7,7 @@ use bitcoin::secp256k1::rand::Rng;
 use bitcoin::secp256k1::rand::seq::SliceRandom;
 use serde_json::{Value, json};
 
-use super::{Backup, Life, WALLET};
+use super::{Backup, LOST, Life, WALLET};
 use crate::rpc::RpcClient;
 
 /// One kind of event.
@@ -91,7 +91,7 @@ impl Life {
         let Some(m) = self.pick(&running) else { return false };
         if self.rng.gen_bool(0.5) {
             self.note(&format!("member {m} is stopped"));
-            self.quorum.members[m].stop();
+            self.quorum.members[m].stop_saying(LOST);
         } else {
             self.note(&format!("member {m} is killed"));
             self.quorum.members[m].kill9();

@@ -36,6 +36,7 @@ fn a_wallet_in_a_database_is_opened_again_as_it_was() {
         wallet.claim(&[coin], ClaimId([3; 32])).unwrap();
         let tip = wallet.tip().unwrap();
         wallet.commit_best_block(tip).unwrap();
+        wallet.settle().unwrap();
         (address, tip, coin)
     };
     let db = Arc::new(WalletDb::open(dir.path()).unwrap());
