@@ -89,3 +89,16 @@ fn killed_at_random_moments_it_ends_with_the_coins_and_indexes_of_one_never_kill
     assert_eq!(victim.call("verifychain", json!([4, 20])), json!(true));
     victim.stop();
 }
+
+#[test]
+fn a_folder_that_cannot_be_written_is_named() {
+    // Root may write everywhere, so the folder is a file instead.
+    let mut node = Daemon::new(Options::keyless().arg("-disablewallet"));
+    std::fs::create_dir_all(node.net_dir()).unwrap();
+    std::fs::write(node.net_dir().join("blocks"), b"").unwrap();
+    node.spawn();
+    let status = node.wait_end();
+    assert_eq!(status.code(), Some(1));
+    let stderr = node.stderr();
+    assert!(stderr.starts_with("Error: ") && stderr.contains("blocks"), "{stderr}");
+}
