@@ -557,6 +557,7 @@ impl Core {
             Message::Lease(ranges) => lease::asked(self, from, topic, &ranges),
             Message::Sign(request) => signing::asked(self, from, topic, request),
             Message::Sent(transactions) => sharing::sent_by(self, from, &topic, &transactions),
+            Message::AskNews => sharing::news_for(self, from, &topic),
             Message::Labels { fill, labels } => sharing::labels_by(self, from, &topic, fill, &labels),
             Message::Redeal(proposal) => redeal::proposed(self, from, topic, &proposal),
             Message::AskRepair(name) => redeal::asked_to_repair(self, from, topic, &name),

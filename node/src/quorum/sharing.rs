@@ -54,22 +54,39 @@ pub fn label(core: &Core, holding: &Holding, label: AddressLabel) {
     }
 }
 
+/// This node has opened a wallet: the others tell what was said meanwhile.
+pub fn ask(core: &Core, holding: &Holding) {
+    for member in holding.others().filter(|member| core.is_online(member)) {
+        core.send(&core.fresh_topic(holding.wallet(), holding.epoch()), 0, member, &Message::AskNews);
+    }
+}
+
+/// A member has opened a wallet.
+pub fn news_for(core: &Core, member: MemberId, topic: &Topic) {
+    if let Some(holding) = core.holding(&topic.wallet).filter(|holding| holding.index_of(&member).is_some()) {
+        tell(core, &holding, member);
+    }
+}
+
 /// A member is there (again): it is told what it may have missed.
 pub fn catch_up(core: &Core, member: MemberId) {
-    let Some(host) = core.host() else { return };
     for holding in core.holdings().iter().filter(|holding| holding.index_of(&member).is_some()) {
-        let topic = core.fresh_topic(holding.wallet(), holding.epoch());
-        let transactions = host.unconfirmed(holding.wallet());
-        let transactions: Vec<Blob> = transactions.iter().map(|transaction| Blob(serialize(transaction))).collect();
-        for transactions in by_size(&transactions) {
-            core.send(&core.fresh_topic(topic.wallet, topic.epoch), 0, member, &Message::Sent(transactions.to_vec()));
-        }
-        let mut labels = host.labels(holding.wallet());
-        labels.retain(|label| label.label.len() <= MAX_LABEL_BYTES);
-        for labels in labels.chunks(MAX_LABELS) {
-            let message = Message::Labels { fill: true, labels: labels.to_vec() };
-            core.send(&core.fresh_topic(topic.wallet, topic.epoch), 0, member, &message);
-        }
+        tell(core, holding, member);
+    }
+}
+
+fn tell(core: &Core, holding: &Holding, member: MemberId) {
+    let Some(host) = core.host() else { return };
+    let (wallet, epoch) = (holding.wallet(), holding.epoch());
+    let transactions: Vec<Blob> = host.unconfirmed(wallet).iter().map(|tx| Blob(serialize(tx))).collect();
+    for transactions in by_size(&transactions) {
+        core.send(&core.fresh_topic(wallet, epoch), 0, member, &Message::Sent(transactions.to_vec()));
+    }
+    let mut labels = host.labels(wallet);
+    labels.retain(|label| label.label.len() <= MAX_LABEL_BYTES);
+    for labels in labels.chunks(MAX_LABELS) {
+        let message = Message::Labels { fill: true, labels: labels.to_vec() };
+        core.send(&core.fresh_topic(wallet, epoch), 0, member, &message);
     }
 }
 

@@ -211,6 +211,8 @@ pub enum Message {
     AskOutcome(SessionId),
     /// Signed transactions of the wallet that are in the mempools: the members need not wait for their relay.
     Sent(Vec<Blob>),
+    /// The sender has opened this wallet: what may it have missed?
+    AskNews,
     /// What receiving addresses are called. `fill`: only those that have no label yet.
     Labels {
         fill: bool,
@@ -261,6 +263,7 @@ impl Message {
                 | Self::AskOutcome(_)
                 | Self::Sent(_)
                 | Self::Labels { .. }
+                | Self::AskNews
                 | Self::Redeal(_)
                 | Self::AskRepair(_)
                 | Self::AskKeys

@@ -7,6 +7,13 @@ use super::loaded::{Keys, Loaded, Quorum};
 use crate::quorum::sharing::{self, AddressLabel};
 
 impl Loaded {
+    /// Asks the other members what was said while this wallet was closed.
+    pub(super) fn ask_news(&self) {
+        if let Some(Keys { holding, quorum: Quorum::Network(core) }) = self.keys() {
+            sharing::ask(&core, &holding);
+        }
+    }
+
     /// Tells the other members of a transaction that is in the mempool.
     pub(super) fn announce(&self, tx: &Transaction) {
         if let Some(Keys { holding, quorum: Quorum::Network(core) }) = self.keys() {

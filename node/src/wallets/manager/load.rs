@@ -192,6 +192,7 @@ impl WalletManager {
             locked(&self.loaded).push(Arc::clone(&loaded));
         }
         loaded.resume()?;
+        loaded.ask_news();
         if let Some(Keys { quorum: Quorum::Embedded(embedded), .. }) = loaded.keys() {
             let quorum = embedded.devquorum();
             tracing::info!(
