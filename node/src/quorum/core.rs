@@ -294,12 +294,8 @@ impl Core {
         locked(&self.pending).push(pending);
     }
 
-    /// True for the one caller that took it.
-    pub(super) fn take_pending(&self, pending: &Arc<Pending>) -> bool {
-        let mut all = locked(&self.pending);
-        let before = all.len();
-        all.retain(|other| !Arc::ptr_eq(other, pending));
-        all.len() < before
+    pub(super) fn end_pending(&self, pending: &Arc<Pending>) {
+        locked(&self.pending).retain(|other| !Arc::ptr_eq(other, pending));
     }
 
     pub(super) fn joins(&self) -> Vec<Arc<Join>> {

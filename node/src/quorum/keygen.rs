@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bitcoin::hashes::{Hash, sha256};
@@ -47,6 +47,37 @@ pub struct Pending {
     ceremony: tss_wallet::SessionId,
     members: Vec<MemberId>,
     db: Arc<WalletDb>,
+    /// What is being done with it: whoever asks meanwhile must not take it for a share that was never stored.
+    fate: Mutex<Option<Fate>>,
+}
+
+/// What becomes of a pending share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    Live,
+    Dropped,
+}
+
+impl Pending {
+    /// True for the one caller that carries it out.
+    fn decide(&self, fate: Fate) -> bool {
+        let mut decided = self.fate.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = decided.is_none();
+        decided.get_or_insert(fate);
+        first
+    }
+
+    fn undecided(&self) {
+        *self.fate.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn outcome(&self) -> Outcome {
+        match *self.fate.lock().unwrap_or_else(PoisonError::into_inner) {
+            None => Outcome::Stored,
+            Some(Fate::Live) => Outcome::Live,
+            Some(Fate::Dropped) => Outcome::Unknown,
+        }
+    }
 }
 
 /// A name that can be a directory under `wallets/`, and nothing else.
@@ -324,7 +355,8 @@ fn store(
     unfinished.keep = true;
     let name = invitation.name.clone();
     let members = invitation.members.clone();
-    Ok(Arc::new(Pending { name, dir, wallet: topic.wallet, ceremony: topic.session, members, db }))
+    let (wallet, ceremony) = (topic.wallet, topic.session);
+    Ok(Arc::new(Pending { name, dir, wallet, ceremony, members, db, fate: Mutex::default() }))
 }
 
 /// Waits until all have stored their shares; then the wallet lives. Otherwise it stays pending.
@@ -396,8 +428,8 @@ fn is_pending(core: &Core, name: &str) -> bool {
 pub fn asked(core: &Arc<Core>, from: MemberId, topic: Topic, ceremony: tss_wallet::SessionId) {
     let outcome = if core.holding(&topic.wallet).is_some() {
         Outcome::Live
-    } else if core.pending().iter().any(|pending| pending.wallet == topic.wallet) {
-        Outcome::Stored
+    } else if let Some(pending) = core.pending().iter().find(|pending| pending.wallet == topic.wallet) {
+        pending.outcome()
     } else if core.sessions.is_open(&ceremony) {
         Outcome::Running
     } else {
@@ -410,25 +442,25 @@ pub fn asked(core: &Arc<Core>, from: MemberId, topic: Topic, ceremony: tss_walle
 pub fn resolve_pending(core: &Arc<Core>) {
     for pending in core.pending() {
         let Some(decision) = ask_outcome(core, &pending) else { continue };
-        if !core.take_pending(&pending) {
+        if !pending.decide(if decision { Fate::Live } else { Fate::Dropped }) {
             continue;
         }
         if !decision {
             tracing::info!(wallet = pending.name, "a wallet whose making never ended is dropped");
-            let dir = pending.dir.clone();
-            drop(pending);
-            remove_unfinished(&dir);
+            remove_unfinished(&pending.dir);
+            core.end_pending(&pending);
             continue;
         }
         match activate(core, &pending) {
             Ok(holding) => {
+                core.end_pending(&pending);
                 if let Some(host) = core.host() {
                     host.wallet_made(&holding);
                 }
             }
             Err(error) => {
                 tracing::error!(wallet = pending.name, %error, "a wallet could not be opened");
-                core.add_pending(pending);
+                pending.undecided();
             }
         }
     }
@@ -494,7 +526,15 @@ pub fn open_one(core: &Core, name: &str, dir: &std::path::Path) -> Result<(), Ho
             let wallet = holding::wallet_of(&db, core.me())?;
             let (name, dir) = (name.to_owned(), dir.to_owned());
             let ceremony = tss_wallet::SessionId(ceremony);
-            core.add_pending(Arc::new(Pending { name, dir, wallet, ceremony, members: facts.members, db }));
+            core.add_pending(Arc::new(Pending {
+                name,
+                dir,
+                wallet,
+                ceremony,
+                members: facts.members,
+                db,
+                fate: Mutex::default(),
+            }));
         }
     } else if !store.promised()?.is_empty() {
         // A share dealt to this member may yet be certified by the others.

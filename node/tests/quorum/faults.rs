@@ -123,7 +123,10 @@ async fn a_coordinator_that_dies_in_key_generation_leaves_all_or_nothing() {
                 println!("{frames} frames: {} wallets", on_disk[0]);
                 break;
             }
-            assert!(Instant::now() < deadline, "{frames} frames: {on_disk:?}");
+            let pending: Vec<_> =
+                cluster.nodes.iter().map(|node| node.manager.core().map(|core| core.has_pending())).collect();
+            let lists: Vec<_> = cluster.nodes.iter().map(|node| node.manager.list()).collect();
+            assert!(Instant::now() < deadline, "{frames} frames: {on_disk:?}, pending {pending:?}, loaded {lists:?}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         cluster.shutdown().await;
