@@ -4,6 +4,8 @@
 //! of shares and of sessions. Every session runs on a blocking thread of its own and waits there; the event loop only
 //! hands frames over.
 
+mod incoming;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -11,22 +13,22 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bitcoin::{BlockHash, Network, OutPoint, Transaction};
-use keyless_p2p::cosigners::{Carrier, Event, Events, PeerId, peer_id_of, public_key_of};
+use keyless_p2p::cosigners::{Carrier, Events, PeerId, peer_id_of};
 use rand::RngCore;
 use tokio::task::JoinHandle;
 use tss_wallet::{Epoch, MemberId, SessionId, SigningIdentity, WalletId};
 
+use self::incoming::{AtWork, run};
 use super::holding::Holding;
 use super::keygen::Pending;
 use super::rate::Bucket;
 use super::redeal::join::Join;
 use super::refusal::Refusal;
 use super::sessions::{OpenError, SessionInfo, SessionKind, Sessions};
-use super::sharing::{self, AddressLabel};
+use super::sharing::AddressLabel;
 use super::unplaced::Unplaced;
-use super::wire::{self, Frame, LeaseRange, Message, NO_WALLET, Status, Topic, WalletStatus};
-use super::{fence, keygen, lease, redeal, signing};
-use crate::metrics::metrics;
+use super::wire::{self, LeaseRange, Message, NO_WALLET, Status, Topic, WalletStatus};
+use super::{fence, keygen, lease, redeal};
 use crate::wallets::chain_view::ChainView;
 
 /// Requests of one peer that are being opened at a time.
@@ -466,107 +468,6 @@ impl Core {
         }
     }
 
-    fn member_of(&self, peer: &PeerId) -> Option<MemberId> {
-        let mut peers = locked(&self.peers);
-        if let Some(member) = peers.get(peer) {
-            return Some(*member);
-        }
-        let member = MemberId(public_key_of(peer)?);
-        peers.insert(*peer, member);
-        Some(member)
-    }
-
-    fn heard(&self, member: &MemberId) {
-        let mut suspects = locked(&self.suspects);
-        if !suspects.is_empty() {
-            suspects.remove(member);
-        }
-    }
-
-    fn on_event(self: &Arc<Self>, event: Event) {
-        match event {
-            Event::Up(peer) => {
-                let Some(member) = self.member_of(&peer) else { return };
-                tracing::info!(%peer, "co-signer connected");
-                self.heard(&member);
-                self.spawn(move |core| {
-                    lease::compare_marks(core, member);
-                    sharing::catch_up(core, member);
-                    core.tend();
-                });
-            }
-            Event::Down(peer, reason) => {
-                let Some(member) = self.member_of(&peer) else { return };
-                tracing::info!(%peer, %reason, "co-signer disconnected");
-                self.sessions.peer_down(member);
-            }
-            Event::Frame { from, bytes } => {
-                let Some(member) = self.member_of(&from) else { return };
-                self.heard(&member);
-                match Frame::parse(bytes) {
-                    Ok(frame) if frame.opens => self.admit(member, frame),
-                    Ok(frame) => self.sessions.deliver(frame.session, member, frame.envelope),
-                    Err(error) => tracing::warn!(peer = %from, %error, "frame dropped"),
-                }
-            }
-        }
-    }
-
-    fn admit(self: &Arc<Self>, from: MemberId, frame: Frame) {
-        if !locked(&self.rates).entry(from).or_insert_with(|| Bucket::full(Instant::now())).take(Instant::now()) {
-            metrics().dropped();
-            tracing::debug!(%from, "too many requests in a time; dropped");
-            return;
-        }
-        {
-            let mut opening = locked(&self.opening);
-            let count = opening.entry(from).or_default();
-            if *count >= MAX_OPENING_PER_PEER {
-                tracing::warn!(%from, "too many requests at a time; dropped");
-                return;
-            }
-            *count += 1;
-        }
-        self.spawn(move |core| {
-            match wire::open_first(&frame, core.me, from) {
-                Ok((topic, message)) => core.begin(from, topic, message),
-                Err(error) => tracing::warn!(%from, %error, "request dropped"),
-            }
-            let mut opening = locked(&core.opening);
-            if let Some(count) = opening.get_mut(&from) {
-                *count = count.saturating_sub(1);
-                if *count == 0 {
-                    opening.remove(&from);
-                }
-            }
-        });
-    }
-
-    /// A request of another member, on its own blocking thread.
-    fn begin(self: &Arc<Self>, from: MemberId, topic: Topic, message: Message) {
-        match message {
-            Message::Probe => {
-                self.send(&topic, 0, from, &Message::Status(self.status(&from)));
-            }
-            Message::Invite(invitation) => keygen::invited(self, from, topic, invitation),
-            Message::AskOutcome(ceremony) => keygen::asked(self, from, topic, ceremony),
-            Message::Lease(ranges) => lease::asked(self, from, topic, &ranges),
-            Message::Sign(request) => signing::asked(self, from, topic, request),
-            Message::Sent(transactions) => sharing::sent_by(self, from, &topic, &transactions),
-            Message::AskNews => sharing::news_for(self, from, &topic),
-            Message::Labels { fill, labels } => sharing::labels_by(self, from, &topic, fill, &labels),
-            Message::Redeal(proposal) => redeal::proposed(self, from, topic, &proposal),
-            Message::AskRepair(name) => redeal::asked_to_repair(self, from, topic, &name),
-            Message::AskKeys => redeal::asked_for_keys(self, from, topic),
-            Message::Mark(mark) => {
-                let holding = self.holding(&topic.wallet).filter(|holding| holding.index_of(&from).is_some());
-                holding.iter().for_each(|holding| fence::heard(holding, from, &mark));
-            }
-            // `open_first` lets nothing else through.
-            _ => {}
-        }
-    }
-
     /// The row of a session that this member starts.
     pub(super) fn session_info(&self, topic: &Topic, kind: SessionKind, coordinator: MemberId) -> SessionInfo {
         let now = self.chain.now();
@@ -590,22 +491,6 @@ impl Core {
     }
 }
 
-/// Counts one piece of blocking work while it lasts.
-struct AtWork(Arc<AtomicUsize>);
-
-impl AtWork {
-    fn new(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(count))
-    }
-}
-
-impl Drop for AtWork {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
 /// A name that no other ceremony may use meanwhile.
 pub(super) struct ReservedName {
     core: Arc<Core>,
@@ -623,25 +508,6 @@ impl From<OpenError> for Refusal {
         match error {
             OpenError::TooMany | OpenError::Stopping => Self::Busy,
             OpenError::Twice => Self::Malformed("the session exists already".to_owned()),
-        }
-    }
-}
-
-async fn run(core: Weak<Core>, mut events: Events) {
-    let mut tend = tokio::time::interval(TEND);
-    tend.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        let event = tokio::select! {
-            event = events.recv() => match event {
-                Some(event) => Some(event),
-                None => return,
-            },
-            _ = tend.tick() => None,
-        };
-        let Some(core) = core.upgrade() else { return };
-        match event {
-            Some(event) => core.on_event(event),
-            None => core.spawn(Core::tend),
         }
     }
 }

@@ -3,13 +3,14 @@
 //! Owns the directory's marker of a complete wallet, the wallet's facts (from the invitation), address leases it
 //! granted and payments it signed for by name. A promise is on the disk before anyone hears of it.
 
+mod promises;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bitcoin::hashes::{Hash, sha256};
 use bitcoin::{OutPoint, Txid};
 use rand::RngCore;
 use serde::{Deserialize, Serialize};
@@ -18,10 +19,10 @@ use tss_wallet::store::{Ban, Batch, ShareStoreError, StoreError, Sync};
 use tss_wallet::wallet::keychain::{ChainId, Keychains};
 use tss_wallet::{Epoch, Family, KeyShare, MemberId, PartyIndex, PublicKeys, ShareStore, WalletDb, WalletId};
 
-use super::coins::{CoinClaims, TakenCoins};
+use super::coins::CoinClaims;
 use super::guard::{Guard, GuardError};
 use super::refusal::Refusal;
-use super::wire::{Invitation, LeaseRange};
+use super::wire::Invitation;
 
 /// The file that says that all members hold their shares: the wallet lives.
 const COMPLETE: &str = "complete";
@@ -114,10 +115,6 @@ fn wrong_passphrase(error: ShareStoreError) -> Result<bool, HoldingError> {
         ShareStoreError::Seal(SealError::Refused) => Ok(false),
         other => Err(other.into()),
     }
-}
-
-fn payment_key(name: &str) -> Vec<u8> {
-    [PAYMENT_PREFIX, sha256::Hash::hash(name.as_bytes()).as_byte_array().as_slice()].concat()
 }
 
 /// A directory holds a wallet that lives.
@@ -540,91 +537,5 @@ impl Holding {
         let member = self.public().roster.member(party).copied();
         let member = member.ok_or_else(|| HoldingError::Damaged(self.dir.clone(), "a ban of no member"))?;
         Ok(self.store.ban(&Ban { member, epoch: self.epoch(), time_seconds: now, reason })?)
-    }
-
-    /// The first index of each chain that this member granted to nobody.
-    pub fn marks(&self) -> Vec<(ChainId, u32)> {
-        self.marks.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|(chain, mark)| (*chain, *mark)).collect()
-    }
-
-    /// Grants ranges, all or none; durable when this returns. False if one of them begins below a mark.
-    pub fn grant(&self, ranges: &[LeaseRange]) -> Result<bool, HoldingError> {
-        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
-        if ranges.iter().any(|range| {
-            let mark = marks.get(&range.chain).copied().unwrap_or(0);
-            range.first < mark || range.first > mark.saturating_add(MAX_MARK_JUMP)
-        }) {
-            return Ok(false);
-        }
-        let raised: Vec<(ChainId, u32)> =
-            ranges.iter().map(|range| (range.chain, range.first.saturating_add(range.count))).collect();
-        self.store_marks(&raised)?;
-        marks.extend(raised);
-        Ok(true)
-    }
-
-    /// Takes over the marks of another member, within reason.
-    pub fn raise_marks(&self, others: &[(ChainId, u32)]) -> Result<(), HoldingError> {
-        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
-        let raised: Vec<(ChainId, u32)> = others
-            .iter()
-            .filter_map(|(chain, theirs)| {
-                let mine = marks.get(chain).copied().unwrap_or(0);
-                let mark = (*theirs).min(mine.saturating_add(MAX_MARK_JUMP));
-                (mark > mine).then_some((*chain, mark))
-            })
-            .collect();
-        if !raised.is_empty() {
-            self.store_marks(&raised)?;
-            marks.extend(raised);
-        }
-        Ok(())
-    }
-
-    fn store_marks(&self, marks: &[(ChainId, u32)]) -> Result<(), HoldingError> {
-        let mut batch = Batch::new();
-        for (chain, mark) in marks {
-            let chain = postcard::to_allocvec(chain)
-                .map_err(|_| HoldingError::Damaged(self.dir.clone(), "a lease cannot be written"))?;
-            batch.put(Family::Claims, [MARK_PREFIX, &chain].concat(), mark.to_be_bytes());
-        }
-        Ok(self.db.write(&batch, Sync::Yes)?)
-    }
-
-    /// Takes the coins of a payment for its coordinator, unless another one is spending one of them.
-    pub fn take_coins(&self, by: MemberId, txid: Txid, inputs: &[OutPoint]) -> Result<TakenCoins, Refusal> {
-        // A transaction has fewer inputs than u32 counts.
-        TakenCoins::take(&self.coins, by, txid, inputs).map_err(|position| Refusal::CoinTaken(position as u32))
-    }
-
-    /// The last transaction signed under a user's own name for a payment, and the inputs that a retry must share.
-    pub fn payment(&self, name: &str) -> Option<(Txid, Vec<OutPoint>)> {
-        let stored = self.db.get(Family::Claims, &payment_key(name)).ok().flatten()?;
-        let known: Payment = postcard::from_bytes(&stored).ok()?;
-        Some((known.txid, known.inputs))
-    }
-
-    /// Notes that a transaction is signed under a user's own name for the payment; durable when this returns. False
-    /// if another one was signed under it that could confirm beside this one.
-    pub fn remember_payment(&self, name: &str, txid: Txid, inputs: &[OutPoint]) -> Result<bool, HoldingError> {
-        let _guard = self.payments.lock().unwrap_or_else(PoisonError::into_inner);
-        let damaged = || HoldingError::Damaged(self.dir.clone(), "a payment cannot be read");
-        let key = payment_key(name);
-        let mut common = inputs.to_vec();
-        if let Some(stored) = self.db.get(Family::Claims, &key)? {
-            let known: Payment = postcard::from_bytes(&stored).map_err(|_| damaged())?;
-            if known.txid == txid {
-                return Ok(true);
-            }
-            common.retain(|input| known.inputs.contains(input));
-            if common.is_empty() {
-                return Ok(false);
-            }
-        }
-        let value = postcard::to_allocvec(&Payment { txid, inputs: common }).map_err(|_| damaged())?;
-        let mut batch = Batch::new();
-        batch.put(Family::Claims, key, value);
-        self.db.write(&batch, Sync::Yes)?;
-        Ok(true)
     }
 }

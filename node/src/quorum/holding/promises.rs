@@ -1,0 +1,106 @@
+//! What this member has promised: address leases it granted, payments it signed for by name, coins being spent.
+
+use std::sync::PoisonError;
+
+use bitcoin::hashes::{Hash, sha256};
+use bitcoin::{OutPoint, Txid};
+use tss_wallet::store::{Batch, Sync};
+use tss_wallet::wallet::keychain::ChainId;
+use tss_wallet::{Family, MemberId};
+
+use super::{Holding, HoldingError, MARK_PREFIX, MAX_MARK_JUMP, PAYMENT_PREFIX, Payment};
+use crate::quorum::coins::TakenCoins;
+use crate::quorum::refusal::Refusal;
+use crate::quorum::wire::LeaseRange;
+
+fn payment_key(name: &str) -> Vec<u8> {
+    [PAYMENT_PREFIX, sha256::Hash::hash(name.as_bytes()).as_byte_array().as_slice()].concat()
+}
+
+impl Holding {
+    /// The first index of each chain that this member granted to nobody.
+    pub fn marks(&self) -> Vec<(ChainId, u32)> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|(chain, mark)| (*chain, *mark)).collect()
+    }
+
+    /// Grants ranges, all or none; durable when this returns. False if one of them begins below a mark.
+    pub fn grant(&self, ranges: &[LeaseRange]) -> Result<bool, HoldingError> {
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        if ranges.iter().any(|range| {
+            let mark = marks.get(&range.chain).copied().unwrap_or(0);
+            range.first < mark || range.first > mark.saturating_add(MAX_MARK_JUMP)
+        }) {
+            return Ok(false);
+        }
+        let raised: Vec<(ChainId, u32)> =
+            ranges.iter().map(|range| (range.chain, range.first.saturating_add(range.count))).collect();
+        self.store_marks(&raised)?;
+        marks.extend(raised);
+        Ok(true)
+    }
+
+    /// Takes over the marks of another member, within reason.
+    pub fn raise_marks(&self, others: &[(ChainId, u32)]) -> Result<(), HoldingError> {
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        let raised: Vec<(ChainId, u32)> = others
+            .iter()
+            .filter_map(|(chain, theirs)| {
+                let mine = marks.get(chain).copied().unwrap_or(0);
+                let mark = (*theirs).min(mine.saturating_add(MAX_MARK_JUMP));
+                (mark > mine).then_some((*chain, mark))
+            })
+            .collect();
+        if !raised.is_empty() {
+            self.store_marks(&raised)?;
+            marks.extend(raised);
+        }
+        Ok(())
+    }
+
+    fn store_marks(&self, marks: &[(ChainId, u32)]) -> Result<(), HoldingError> {
+        let mut batch = Batch::new();
+        for (chain, mark) in marks {
+            let chain = postcard::to_allocvec(chain)
+                .map_err(|_| HoldingError::Damaged(self.dir.clone(), "a lease cannot be written"))?;
+            batch.put(Family::Claims, [MARK_PREFIX, &chain].concat(), mark.to_be_bytes());
+        }
+        Ok(self.db.write(&batch, Sync::Yes)?)
+    }
+
+    /// Takes the coins of a payment for its coordinator, unless another one is spending one of them.
+    pub fn take_coins(&self, by: MemberId, txid: Txid, inputs: &[OutPoint]) -> Result<TakenCoins, Refusal> {
+        // A transaction has fewer inputs than u32 counts.
+        TakenCoins::take(&self.coins, by, txid, inputs).map_err(|position| Refusal::CoinTaken(position as u32))
+    }
+
+    /// The last transaction signed under a user's own name for a payment, and the inputs that a retry must share.
+    pub fn payment(&self, name: &str) -> Option<(Txid, Vec<OutPoint>)> {
+        let stored = self.db.get(Family::Claims, &payment_key(name)).ok().flatten()?;
+        let known: Payment = postcard::from_bytes(&stored).ok()?;
+        Some((known.txid, known.inputs))
+    }
+
+    /// Notes that a transaction is signed under a user's own name for the payment; durable when this returns. False
+    /// if another one was signed under it that could confirm beside this one.
+    pub fn remember_payment(&self, name: &str, txid: Txid, inputs: &[OutPoint]) -> Result<bool, HoldingError> {
+        let _guard = self.payments.lock().unwrap_or_else(PoisonError::into_inner);
+        let damaged = || HoldingError::Damaged(self.dir.clone(), "a payment cannot be read");
+        let key = payment_key(name);
+        let mut common = inputs.to_vec();
+        if let Some(stored) = self.db.get(Family::Claims, &key)? {
+            let known: Payment = postcard::from_bytes(&stored).map_err(|_| damaged())?;
+            if known.txid == txid {
+                return Ok(true);
+            }
+            common.retain(|input| known.inputs.contains(input));
+            if common.is_empty() {
+                return Ok(false);
+            }
+        }
+        let value = postcard::to_allocvec(&Payment { txid, inputs: common }).map_err(|_| damaged())?;
+        let mut batch = Batch::new();
+        batch.put(Family::Claims, key, value);
+        self.db.write(&batch, Sync::Yes)?;
+        Ok(true)
+    }
+}
