@@ -10,7 +10,7 @@
 //! | [`http`] | one POST |
 //! | [`call`] | credentials, address, waiting, errors of transport |
 //! | `getinfo`, `netinfo`, `quorum`, `shortcuts` | -getinfo, -netinfo, -quorum, -addrinfo, -generate |
-//! | [`help`] | -help, -version |
+//! | [`help`], [`names`] | -help, -version; what the program calls itself |
 
 mod call;
 mod config;
@@ -18,6 +18,7 @@ mod convert;
 mod getinfo;
 mod help;
 mod http;
+mod names;
 mod netinfo;
 mod options;
 mod quorum;
@@ -29,6 +30,7 @@ use std::process::{Command, ExitCode};
 use crate::code;
 use crate::json::Value;
 use call::Client;
+use names::names;
 use options::Options;
 
 /// Why nothing came back that could be printed. Shown as `error: ...`, exit code 1.
@@ -157,10 +159,11 @@ fn error_outcome(error: &Value) -> Outcome {
             text.push_str(&format!("error message:\n{message}"));
         }
         if number.as_i64() == Some(i64::from(code::RPC_WALLET_NOT_SPECIFIED)) {
-            text.push_str(
+            let program = names().program;
+            text.push_str(&format!(
                 " Or for the CLI, specify the \"-rpcwallet=<walletname>\" option before the command (run \
-                 \"keyless-cli -h\" for help or \"keyless-cli listwallets\" to see which wallets are currently loaded).",
-            );
+                 \"{program} -h\" for help or \"{program} listwallets\" to see which wallets are currently loaded)."
+            ));
         }
     } else {
         text = format!("error: {}", error.compact());

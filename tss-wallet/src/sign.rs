@@ -1,8 +1,9 @@
 //! Signing many inputs in one ceremony.
 //!
 //! [`SigningSession`] runs DKLs23 for the inputs of ECDSA addresses and FROST for taproot inputs side by side, all
-//! inputs in the same messages: three messages to each peer when there is an ECDSA input, two otherwise. Every signer
-//! ends with all signatures, each verified against the child key it is for.
+//! inputs in the same messages: two messages to each peer for taproot inputs, three when there is an ECDSA input, and two
+//! more each time that one of those has a high R (`ecdsa`). Every signer ends with all signatures, each verified against
+//! the child key it is for.
 //!
 //! Refuses: anything but exactly t signers, a partner on the ban list, a message for other items, signers or another
 //! session (all are hashed into every message), and messages twice. Nothing of a session can be stored: a crash means
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use bitcoin::key::TapTweak;
 use secp256k1::{Message, PublicKey, SECP256K1};
 
+use ecdsa::ChosenR;
 pub use error::{SignError, Verdict};
 
 use crate::ids::{Outgoing, PartyIndex, Recipient, SessionId, tagged_hash};
@@ -34,9 +36,9 @@ pub const MAX_ITEMS: usize = 1000;
 /// transactions into several sessions.
 pub const MAX_ECDSA_ITEMS: usize = 128;
 
-const LAST_ROUND: u8 = 3;
+const LAST_ROUND: u8 = ecdsa::MAX_ROUNDS;
 
-/// The rounds whose messages carry a member's part of a signature: nothing before them commits it to one.
+/// The first rounds whose messages may carry a member's part of a signature: nothing before them commits it to one.
 pub const ECDSA_SHARE_ROUND: u8 = 3;
 /// The same for taproot items.
 pub const SCHNORR_SHARE_ROUND: u8 = 2;
@@ -54,7 +56,7 @@ pub struct SignItem {
 /// A finished signature, verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signature {
-    /// Low-S.
+    /// Low-S and low-R: at most 70 bytes of DER.
     Ecdsa {
         /// r and s.
         signature: secp256k1::ecdsa::Signature,
@@ -138,6 +140,24 @@ impl SigningSession {
         params: &SignParams,
         seed: &[u8; 32],
     ) -> Result<(Self, Vec<Outgoing>), SignError> {
+        Self::begin(share, params, seed, ChosenR::Low)
+    }
+
+    /// The same in three rounds always, for signatures that nobody will pay for.
+    pub(crate) fn start_any_r(
+        share: Arc<KeyShare>,
+        params: &SignParams,
+        seed: &[u8; 32],
+    ) -> Result<(Self, Vec<Outgoing>), SignError> {
+        Self::begin(share, params, seed, ChosenR::Any)
+    }
+
+    fn begin(
+        share: Arc<KeyShare>,
+        params: &SignParams,
+        seed: &[u8; 32],
+        chosen: ChosenR,
+    ) -> Result<(Self, Vec<Outgoing>), SignError> {
         check_params(&share, params)?;
         let me = share.me();
         let peers: BTreeSet<PartyIndex> = params.signers.iter().copied().filter(|party| *party != me).collect();
@@ -154,7 +174,7 @@ impl SigningSession {
         let mut parts = Vec::new();
         for (scheme, tasks) in of_scheme {
             let batch: Box<dyn Batch> = match scheme {
-                Scheme::Ecdsa => Box::new(ecdsa::EcdsaBatch::new(&share, &peers, tasks, &binding)?),
+                Scheme::Ecdsa => Box::new(ecdsa::EcdsaBatch::new(&share, &peers, tasks, &binding, chosen)?),
                 Scheme::Schnorr => Box::new(schnorr::SchnorrBatch::new(&share, &peers, tasks, seed)?),
             };
             parts.push(Part { scheme, batch });
@@ -218,7 +238,8 @@ impl SigningSession {
         if self.state != State::Running || round < self.round {
             return Err(SignError::Late { from });
         }
-        if round > LAST_ROUND {
+        // Nobody is further than one round ahead: a member's message answers those of all others.
+        if round > LAST_ROUND || round > self.round + 1 {
             return Err(SignError::Malformed { culprit: from });
         }
         let Some((binding, payload)) = rest.split_at_checked(BINDING_BYTES) else {

@@ -5,7 +5,7 @@
 //! beyond its worth: a transaction goes to the receiver's own mempool, which checks it; a label is a word for an address
 //! that the receiver derives itself.
 
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use bitcoin::consensus::encode::{deserialize, serialize};
 use bitcoin::{OutPoint, Transaction};
@@ -15,6 +15,7 @@ use tss_wallet::wallet::keychain::KeyId;
 
 use super::core::Core;
 use super::holding::Holding;
+use super::lease;
 use super::refusal::Refusal;
 use super::unplaced::Unplaced;
 use super::wire::{Blob, Message, Topic};
@@ -54,17 +55,19 @@ pub fn label(core: &Core, holding: &Holding, label: AddressLabel) {
     }
 }
 
-/// This node has opened a wallet: the others tell what was said meanwhile.
-pub fn ask(core: &Core, holding: &Holding) {
+/// This node has opened a wallet: the others tell what was said meanwhile, and how far addresses were handed out.
+pub fn ask(core: &Arc<Core>, holding: &Holding) {
     for member in holding.others().filter(|member| core.is_online(member)) {
         core.send(&core.fresh_topic(holding.wallet(), holding.epoch()), 0, member, &Message::AskNews);
+        core.spawn(move |core| lease::compare_marks(core, member));
     }
 }
 
-/// A member has opened a wallet.
-pub fn news_for(core: &Core, member: MemberId, topic: &Topic) {
+/// A member has opened a wallet, which may come from a backup: each tells the other what it knows.
+pub fn news_for(core: &Arc<Core>, member: MemberId, topic: &Topic) {
     if let Some(holding) = core.holding(&topic.wallet).filter(|holding| holding.index_of(&member).is_some()) {
         tell(core, &holding, member);
+        lease::compare_marks(core, member);
     }
 }
 

@@ -31,7 +31,7 @@ use crate::metrics::Snapshot;
 use crate::quorum::sharing;
 use crate::quorum::{Core, CoreConfig, Host, Layout, Policy, holding, keygen};
 
-/// How long a load waits for the end of the unload before it.
+/// How long a load waits for the end of the unload before it, and an unload for a refill of the pool.
 const REOPEN: Duration = Duration::from_secs(3);
 
 /// Why the wallets could not be started.
@@ -383,6 +383,7 @@ impl WalletManager {
 fn close(wallet: Arc<Loaded>, place: &Place) {
     wallet.closed.store(true, std::sync::atomic::Ordering::Release);
     wallet.lock_turn(None);
+    wallet.await_refill(REOPEN);
     if let Err(error) = wallet.wallet().settle() {
         tracing::warn!(wallet = wallet.name, %error, "addresses set aside will not be given out");
     }

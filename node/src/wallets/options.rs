@@ -94,11 +94,15 @@ impl WalletOptions {
         let load = to_load(args, base);
         let keypool = args.get_int("-keypool").map(|size| size.clamp(1, MAX_KEYPOOL));
         let keypool = keypool.and_then(|size| u32::try_from(size).ok());
-        // On regtest there is never enough data for an estimate, and no money to lose.
-        let regtest = args.chain() == Network::Regtest;
-        let fallback_fee = fee_option(args, "-fallbackfee", if regtest { REGTEST_FALLBACK_FEE } else { FeeRate(0) })?;
-        if regtest && !args.is_set("-fallbackfee") {
-            tracing::info!("-fallbackfee is {fallback_fee} unless it is set, on regtest only");
+        // On regtest there is never enough data for an estimate, and no money to lose. Whoever wrote a configuration
+        // knows Core's defaults, and gets them.
+        let unconfigured = args.chain() == Network::Regtest && !args.config_file().exists();
+        let default_fee = if unconfigured { REGTEST_FALLBACK_FEE } else { FeeRate(0) };
+        let fallback_fee = fee_option(args, "-fallbackfee", default_fee)?;
+        if unconfigured && !args.is_set("-fallbackfee") {
+            tracing::info!(
+                "-fallbackfee is {fallback_fee} unless it is set, on regtest without a configuration file only"
+            );
         }
         if fallback_fee.0 > HIGH_TX_FEE_PER_KVB {
             args.init_warning(

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use bitcoin::Address;
 use keyless_rpc::error::{RpcError, code};
@@ -72,6 +73,14 @@ impl Loaded {
             }
             this.refilling.store(false, Ordering::Release);
         });
+    }
+
+    /// Waits for the end of a refill of a wallet that is closed. Blocks.
+    pub(super) fn await_refill(&self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        while self.refilling.load(Ordering::Acquire) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     fn with_pool<T>(

@@ -7,6 +7,7 @@ use base64::Engine as _;
 
 use super::CliError;
 use super::http;
+use super::names::names;
 use super::options::Options;
 use crate::code;
 use crate::json::Value;
@@ -85,9 +86,9 @@ impl<'a> Client<'a> {
         }
         let both = self.options.get("-rpcconnect").is_some() && !self.options.is_negated("-rpcconnect");
         Err(CliError::other(if both {
-            "-rpcconnect and -ipcconnect options cannot both be enabled"
+            "-rpcconnect and -ipcconnect options cannot both be enabled".to_owned()
         } else {
-            "keyless-cli was not built with IPC support"
+            format!("{} was not built with IPC support", names().program)
         }))
     }
 
@@ -102,9 +103,11 @@ impl<'a> Client<'a> {
         let authorization = base64::engine::general_purpose::STANDARD.encode(credentials);
         let answer = http::post(&host, port, path, &authorization, body, timeout).map_err(|error| {
             CliError::Connection(format!(
-                "Error while attempting to communicate with server {host}:{port} ({error})\n\nMake sure the keylessd \
-                 server is running and that you are connecting to the correct RPC port.\nUse \"keyless-cli -help\" \
-                 for more info."
+                "Error while attempting to communicate with server {host}:{port} ({error})\n\nMake sure the {} \
+                 server is running and that you are connecting to the correct RPC port.\nUse \"{} -help\" \
+                 for more info.",
+                names().daemon,
+                names().program
             ))
         })?;
         match answer.status {

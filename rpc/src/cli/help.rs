@@ -1,10 +1,12 @@
 //! -help and -version.
 
+use super::names::names;
+
 /// What is printed for either.
 pub fn text(version_only: bool) -> String {
-    let mut text = format!("Keyless RPC client version v{}\n", env!("CARGO_PKG_VERSION"));
+    let mut text = format!("{} RPC client version v{}\n", names().product, env!("CARGO_PKG_VERSION"));
     text.push_str(if version_only { LICENCE } else { USAGE });
-    text
+    text.replace("keyless-cli", names().program)
 }
 
 const LICENCE: &str = "\

@@ -3,6 +3,7 @@
 mod layout;
 
 use super::call::{Client, batch_replies, request};
+use super::names::names;
 use super::options::{Chain, Options};
 use super::{CliError, Outcome, error_outcome};
 use crate::json::Value;
@@ -21,7 +22,7 @@ struct View {
 
 impl View {
     fn parse(words: &[String]) -> Result<View, CliError> {
-        let more = "For more information, run: keyless-cli -netinfo help";
+        let more = format!("For more information, run: {} -netinfo help", names().program);
         let Some(word) = words.first() else {
             return Ok(View::default());
         };

@@ -1,6 +1,7 @@
 //! -addrinfo and -generate.
 
 use super::call::{Client, request};
+use super::names::names;
 use super::options::Options;
 use super::{CliError, Outcome, convert, error_outcome, shown};
 use crate::code;
@@ -14,10 +15,10 @@ pub fn addrinfo(client: &Client<'_>, words: &[String]) -> Result<Outcome, CliErr
     let reply = client.call(request("getaddrmaninfo", Value::Null, 1.into()), None)?;
     let error = reply.member("error");
     if error.member("code").as_i64() == Some(i64::from(code::RPC_METHOD_NOT_FOUND)) {
-        return Err(CliError::other(
-            "-addrinfo requires a node that knows getaddrmaninfo. Please upgrade your node or use keyless-cli from the \
-             same version.",
-        ));
+        return Err(CliError::other(format!(
+            "-addrinfo requires a node that knows getaddrmaninfo. Please upgrade your node or use {} from the same version.",
+            names().program
+        )));
     }
     if !error.is_null() {
         return Ok(error_outcome(error));

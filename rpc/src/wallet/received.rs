@@ -131,7 +131,9 @@ pub(super) async fn listreceivedbyaddress(ctx: Ctx, args: Args) -> RpcResult {
             if found.is_none() && !include_empty {
                 continue;
             }
-            let found = found.unwrap_or_default();
+            let mut found = found.unwrap_or_default();
+            // Core lists them in the order of a hash table: by no time, and by no parent.
+            found.txids.sort();
             let row = Value::obj().with("address", address).with("amount", found.amount);
             let row = row.with("confirmations", found.confirmations.unwrap_or(0)).with("label", entry.label);
             rows.push(row.with("txids", Value::arr(found.txids)));

@@ -1,5 +1,10 @@
 //! The ECDSA part of a session: DKLs23, phases 1 to 4, all items in parallel.
 //!
+//! Core signs again until R is low, so that a signature takes 71 bytes at most; so do we, for a quorum's payments to cost
+//! and look the same. R is known before any share of a signature leaves: items with a high R (every second) run phases 1
+//! to 3 anew, with fresh nonces, and shares are sent once all are low. Each message of such a choice carries a hash of
+//! the points that its sender saw, so that one who shows different points to different peers frames nobody.
+//!
 //! The long-lived state of a pair is shared by all child keys; a child differs in share, public key and chain code,
 //! which are put into one working copy of the party before each call. What the library keeps between phases is
 //! consumed by the next phase and erased on drop.
@@ -20,20 +25,39 @@ use super::{Batch, PerPeer, SignError, Signature, Step, Task};
 use crate::ids::{PartyIndex, tagged_hash};
 use crate::keys::{DklsParty, KeyShare, scalar_from_bytes};
 
+/// How often an item is begun anew: a high R each time is as likely as finding a key.
+const MAX_TRIES: u8 = 60;
+/// Rounds until all items have a low R, at most.
+pub(super) const MAX_ROUNDS: u8 = 3 + 2 * MAX_TRIES;
+const VIEW_BYTES: usize = 32;
+
+/// Which R will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ChosenR {
+    Low,
+    Any,
+}
+
 struct Item {
     position: usize,
     data: SignData,
     derived: DerivData<Secp256k1>,
+    /// R and this member's share, once R is low.
+    ready: Option<(String, Broadcast3to4<Secp256k1>)>,
 }
 
 type Kept1 = (UniqueKeep1to2<Secp256k1>, BTreeMap<DklsIndex, KeepPhase1to2<Secp256k1>>);
 type Kept2 = (UniqueKeep2to3<Secp256k1>, BTreeMap<DklsIndex, KeepPhase2to3<Secp256k1>>);
 
+/// What the points of a choice hash to.
+type View = [u8; VIEW_BYTES];
+
 enum State {
     New,
-    Phase1(Vec<Kept1>),
+    /// The first time, or for items whose R was high: then their messages say which points they saw.
+    Phase1(Vec<Kept1>, Option<View>),
     Phase2(Vec<Kept2>),
-    Phase3(Vec<(String, Broadcast3to4<Secp256k1>)>),
+    Phase3(View),
     Over,
 }
 
@@ -42,7 +66,12 @@ pub(super) struct EcdsaBatch {
     me: DklsIndex,
     peers: BTreeSet<PartyIndex>,
     party: Box<DklsParty>,
+    binding: [u8; 32],
+    chosen: ChosenR,
     items: Vec<Item>,
+    /// Positions in `items` of those whose R is not low yet.
+    open: Vec<usize>,
+    tries: u8,
     state: State,
 }
 
@@ -60,23 +89,33 @@ impl EcdsaBatch {
         peers: &BTreeSet<PartyIndex>,
         tasks: Vec<Task>,
         binding: &[u8; 32],
+        chosen: ChosenR,
     ) -> Result<Self, SignError> {
         let party = Box::new(share.dkls().clone());
         let counterparties = peers.iter().copied().map(dkls_index).collect::<Result<Vec<_>, _>>()?;
         let items = tasks
             .into_iter()
             .map(|task| {
-                let sign_id = tagged_hash("keyless/signing/item", &[binding, &task.position.to_be_bytes()]);
                 let data = SignData {
-                    sign_id: sign_id.to_vec(),
+                    sign_id: sign_id(binding, task.position, 0),
                     counterparties: counterparties.clone(),
                     message_hash: task.message,
                 };
                 let derived = derive(&party, &task)?;
-                Ok(Item { position: task.position, data, derived })
+                Ok(Item { position: task.position, data, derived, ready: None })
             })
             .collect::<Result<Vec<_>, SignError>>()?;
-        Ok(Self { me: dkls_index(share.me())?, peers: peers.clone(), party, items, state: State::New })
+        Ok(Self {
+            me: dkls_index(share.me())?,
+            peers: peers.clone(),
+            party,
+            binding: *binding,
+            chosen,
+            open: (0..items.len()).collect(),
+            items,
+            tries: 0,
+            state: State::New,
+        })
     }
 
     /// Runs a phase for an item with the working copy turned into the item's child key.
@@ -91,10 +130,10 @@ impl EcdsaBatch {
         phase(party, &item.data).map_err(|abort| sign_error(&abort))
     }
 
-    fn phase1(&mut self) -> Result<PerPeer, SignError> {
-        let mut kept = Vec::with_capacity(self.items.len());
+    fn phase1(&mut self, view: Option<View>) -> Result<PerPeer, SignError> {
+        let mut kept = Vec::with_capacity(self.open.len());
         let mut sent: BTreeMap<PartyIndex, Vec<TransmitPhase1to2>> = BTreeMap::new();
-        for item in &self.items {
+        for item in self.open.iter().filter_map(|position| self.items.get(*position)) {
             let (unique, keep, transmit) = Self::with_child(&mut self.party, item, DklsParty::sign_phase1)?;
             kept.push((unique, keep));
             for message in transmit {
@@ -102,15 +141,16 @@ impl EcdsaBatch {
                 sent.entry(to).or_default().push(message);
             }
         }
-        self.state = State::Phase1(kept);
+        self.state = State::Phase1(kept, view);
         encode_all(&sent)
     }
 
     fn phase2(&mut self, kept: Vec<Kept1>, received: &PerPeer) -> Result<Step, SignError> {
         let by_item = self.by_item::<TransmitPhase1to2>(received, |message| &message.parties)?;
-        let mut next = Vec::with_capacity(self.items.len());
+        let mut next = Vec::with_capacity(kept.len());
         let mut sent: BTreeMap<PartyIndex, Vec<TransmitPhase2to3<Secp256k1>>> = BTreeMap::new();
-        for ((item, (unique, keep)), messages) in self.items.iter().zip(kept).zip(by_item) {
+        let open = self.open.iter().filter_map(|position| self.items.get(*position));
+        for ((item, (unique, keep)), messages) in open.zip(kept).zip(by_item) {
             let (unique, keep, transmit) = Self::with_child(&mut self.party, item, |party, data| {
                 party.sign_phase2(data, unique, keep, &messages)
             })?;
@@ -126,22 +166,56 @@ impl EcdsaBatch {
 
     fn phase3(&mut self, kept: Vec<Kept2>, received: &PerPeer) -> Result<Step, SignError> {
         let by_item = self.by_item::<TransmitPhase2to3<Secp256k1>>(received, |message| &message.parties)?;
-        let mut next = Vec::with_capacity(self.items.len());
-        for ((item, (unique, keep)), messages) in self.items.iter().zip(kept).zip(by_item) {
+        let mut points = Vec::with_capacity(kept.len());
+        let mut high = Vec::new();
+        for ((position, (unique, keep)), messages) in std::mem::take(&mut self.open).into_iter().zip(kept).zip(by_item)
+        {
+            let Some(item) = self.items.get_mut(position) else { continue };
             for message in &messages {
                 refuse_identity(message)?;
             }
-            next.push(Self::with_child(&mut self.party, item, |party, data| {
+            let (r, broadcast) = Self::with_child(&mut self.party, item, |party, data| {
                 party.sign_phase3(data, unique, keep, &messages)
-            })?);
+            })?;
+            points.push(r.clone());
+            if self.chosen == ChosenR::Any || is_low(&r) {
+                item.ready = Some((r, broadcast));
+            } else {
+                high.push(position);
+            }
         }
-        let broadcasts: Vec<&Broadcast3to4<Secp256k1>> = next.iter().map(|(_, broadcast)| broadcast).collect();
-        let message = encode(&broadcasts)?;
-        self.state = State::Phase3(next);
-        Ok(Step::Send(self.peers.iter().map(|peer| (*peer, message.clone())).collect()))
+        let points: Vec<&[u8]> = points.iter().map(String::as_bytes).collect();
+        let view = tagged_hash("keyless/signing/ecdsa-view", &points);
+        let messages = if high.is_empty() { self.shares(view)? } else { self.again(high, view)? };
+        let with_view = |message: Vec<u8>| [view.as_slice(), &message].concat();
+        Ok(Step::Send(messages.into_iter().map(|(peer, message)| (peer, with_view(message))).collect()))
     }
 
-    fn phase4(&mut self, own: Vec<(String, Broadcast3to4<Secp256k1>)>, received: &PerPeer) -> Result<Step, SignError> {
+    /// Every R is low: this member's shares of all items.
+    fn shares(&mut self, view: View) -> Result<PerPeer, SignError> {
+        let broadcasts: Vec<&Broadcast3to4<Secp256k1>> =
+            self.items.iter().filter_map(|item| Some(&item.ready.as_ref()?.1)).collect();
+        let message = encode(&broadcasts)?;
+        self.state = State::Phase3(view);
+        Ok(self.peers.iter().map(|peer| (*peer, message.clone())).collect())
+    }
+
+    /// New nonces for items whose R is high.
+    fn again(&mut self, high: Vec<usize>, view: View) -> Result<PerPeer, SignError> {
+        self.tries += 1;
+        if self.tries > MAX_TRIES {
+            return Err(SignError::Unattributed("no low R was found".to_owned()));
+        }
+        for position in &high {
+            if let Some(item) = self.items.get_mut(*position) {
+                item.data.sign_id = sign_id(&self.binding, item.position, self.tries);
+            }
+        }
+        self.open = high;
+        self.phase1(Some(view))
+    }
+
+    fn phase4(&mut self, received: &PerPeer) -> Result<Step, SignError> {
         let mut all: Vec<Vec<Broadcast3to4<Secp256k1>>> = vec![Vec::new(); self.items.len()];
         for (&from, bytes) in received {
             let messages: Vec<Broadcast3to4<Secp256k1>> = decode(from, bytes)?;
@@ -151,7 +225,8 @@ impl EcdsaBatch {
             all.iter_mut().zip(messages).for_each(|(list, message)| list.push(message));
         }
         let mut signatures = Vec::with_capacity(self.items.len());
-        for ((item, (r, broadcast)), mut messages) in self.items.iter().zip(own).zip(all) {
+        for (item, mut messages) in self.items.iter_mut().zip(all) {
+            let (r, broadcast) = item.ready.take().ok_or(SignError::InvalidResult)?;
             messages.push(broadcast);
             let (s, recovery_id) =
                 Self::with_child(&mut self.party, item, |party, data| party.sign_phase4(data, &r, &messages, true))?;
@@ -165,20 +240,20 @@ impl EcdsaBatch {
         Ok(Step::Done(signatures))
     }
 
-    /// Decodes one message per item from each peer, and turns them into one list per item.
+    /// Decodes one message per open item from each peer, and turns them into one list per item.
     fn by_item<T: DeserializeOwned>(
         &self,
         received: &PerPeer,
         parties: impl Fn(&T) -> &PartiesMessage,
     ) -> Result<Vec<Vec<T>>, SignError> {
-        let mut all: Vec<Vec<T>> = self.items.iter().map(|_| Vec::with_capacity(received.len())).collect();
+        let mut all: Vec<Vec<T>> = self.open.iter().map(|_| Vec::with_capacity(received.len())).collect();
         for (&from, bytes) in received {
             let messages: Vec<T> = decode(from, bytes)?;
             let routed = |message: &T| {
                 let PartiesMessage { sender, receiver } = parties(message);
                 sender.as_u8() == from.get() && *receiver == self.me
             };
-            if messages.len() != self.items.len() || !messages.iter().all(routed) {
+            if messages.len() != self.open.len() || !messages.iter().all(routed) {
                 return Err(SignError::Malformed { culprit: from });
             }
             all.iter_mut().zip(messages).for_each(|(list, message)| list.push(message));
@@ -189,17 +264,37 @@ impl EcdsaBatch {
 
 impl Batch for EcdsaBatch {
     fn start(&mut self) -> Result<PerPeer, SignError> {
-        self.phase1()
+        self.phase1(None)
     }
 
     fn step(&mut self, received: &PerPeer) -> Result<Step, SignError> {
         match std::mem::replace(&mut self.state, State::Over) {
-            State::Phase1(kept) => self.phase2(kept, received),
+            State::Phase1(kept, None) => self.phase2(kept, received),
+            State::Phase1(kept, Some(view)) => self.phase2(kept, &same_view(received, &view)?),
             State::Phase2(kept) => self.phase3(kept, received),
-            State::Phase3(own) => self.phase4(own, received),
+            State::Phase3(view) => self.phase4(&same_view(received, &view)?),
             State::New | State::Over => Err(SignError::OwnState("a round out of order".to_owned())),
         }
     }
+}
+
+/// What nonces and checks of one try are bound to.
+fn sign_id(binding: &[u8; 32], position: usize, tries: u8) -> Vec<u8> {
+    tagged_hash("keyless/signing/item", &[binding, &position.to_be_bytes(), &[tries]]).to_vec()
+}
+
+/// Whether R, in hexadecimal, takes 32 bytes in DER.
+fn is_low(r: &str) -> bool {
+    r.starts_with(|digit: char| digit.to_digit(16).is_some_and(|digit| digit < 8))
+}
+
+/// The messages without the hash that each begins with, which must be this member's own.
+fn same_view(received: &PerPeer, view: &View) -> Result<PerPeer, SignError> {
+    let rest = received.iter().map(|(&from, bytes)| {
+        let (theirs, rest) = bytes.split_first_chunk().ok_or(SignError::Malformed { culprit: from })?;
+        if theirs == view { Ok((from, rest.to_vec())) } else { Err(SignError::Equivocation { with: from }) }
+    });
+    rest.collect()
 }
 
 fn derive(party: &DklsParty, task: &Task) -> Result<DerivData<Secp256k1>, SignError> {

@@ -201,6 +201,7 @@ pub fn check(share: &KeyShare, item: &SignItem, signature: &Signature) {
             let mut low = *signature;
             low.normalize_s();
             assert_eq!(low, *signature);
+            assert!(signature.serialize_der().len() <= 70, "R is low, too");
             let id = secp256k1::ecdsa::RecoveryId::from_i32(i32::from(*recovery_id)).unwrap();
             let recoverable =
                 secp256k1::ecdsa::RecoverableSignature::from_compact(&signature.serialize_compact(), id).unwrap();

@@ -168,18 +168,11 @@ impl WalletManager {
             db,
             wallet,
         ));
-        {
-            let mut wallet = loaded.wallet();
-            for (chain, mark) in loaded.keys().map(|keys| keys.holding.marks()).unwrap_or_default() {
-                let known = wallet.pool().leased_end(chain);
-                if mark > known {
-                    wallet.leased_elsewhere(chain, known..mark).map_err(storage_error)?;
-                }
-            }
-            wallet
-                .reconcile(|hash| self.chain.block_facts(hash).is_some_and(|facts| facts.in_active_chain))
-                .map_err(storage_error)?;
-        }
+        adopt_marks(&loaded)?;
+        loaded
+            .wallet()
+            .reconcile(|hash| self.chain.block_facts(hash).is_some_and(|facts| facts.in_active_chain))
+            .map_err(storage_error)?;
         loaded.catch_up().map_err(|error| match error {
             FollowError::NoBlock(_) if self.chain.prune_height().is_some() => RpcError::wallet(PRUNED),
             other => storage_error(other),
@@ -191,6 +184,8 @@ impl WalletManager {
             loaded.scan_mempool().map_err(storage_error)?;
             locked(&self.loaded).push(Arc::clone(&loaded));
         }
+        // What others said before the wallet was in the set reached the share alone.
+        adopt_marks(&loaded)?;
         loaded.resume()?;
         loaded.ask_news();
         if let Some(Keys { quorum: Quorum::Embedded(embedded), .. }) = loaded.keys() {
@@ -266,4 +261,17 @@ impl WalletManager {
         }
         Ok(())
     }
+}
+
+/// The ledger watches every address that the share knows to be handed out.
+fn adopt_marks(loaded: &Loaded) -> Result<()> {
+    let marks = loaded.keys().map(|keys| keys.holding.marks()).unwrap_or_default();
+    let mut wallet = loaded.wallet();
+    for (chain, mark) in marks {
+        let known = wallet.pool().leased_end(chain);
+        if mark > known {
+            wallet.leased_elsewhere(chain, known..mark).map_err(storage_error)?;
+        }
+    }
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! The table itself. Pure: peers and facts in, text out.
 
 use super::View;
+use crate::cli::names::names;
 use crate::json::Value;
 
 /// Networks as getpeerinfo names them, and short.
@@ -129,7 +130,8 @@ fn header(view: View, chain: &str, network: &Value) -> String {
         String::new()
     };
     format!(
-        "Keyless client v{}{chain} - server {}{}{services}\n\n",
+        "{} client v{}{chain} - server {}{}{services}\n\n",
+        names().product,
         env!("CARGO_PKG_VERSION"),
         network.member("protocolversion").val_str(),
         network.member("subversion").val_str(),

@@ -1,8 +1,8 @@
 //! Fee rates, sizes of signed inputs, dust: Core's arithmetic, in whole satoshi.
 //!
-//! The quorum's ECDSA signatures are low-S with any R, so an input is counted with 72 bytes of signature (Core, which
-//! signs again until R is low, counts 71 for its own keys and 72 for others'). A made transaction therefore never pays
-//! less than the rate asked for. Source: Core's `policy/feerate.cpp`, `policy/policy.cpp`, `script/descriptor.cpp`.
+//! The quorum's ECDSA signatures have a low S and a low R, so an input of ours is counted with 71 bytes of signature and
+//! one of a wallet that only watches with 72, as Core does. A made transaction therefore never pays less than the rate
+//! asked for. Source: Core's `policy/feerate.cpp`, `policy/policy.cpp`, `script/descriptor.cpp`.
 
 use std::fmt;
 
@@ -12,8 +12,8 @@ use crate::wallet::keychain::AddressType;
 
 /// Weight of outpoint, sequence and script length of an input.
 const INPUT_BASE_WEIGHT: u64 = (32 + 4 + 4 + 1) * 4;
-/// Push of a 72-byte signature and of a key.
-const SIGNATURE_AND_KEY: u64 = 1 + 72 + 1 + 33;
+/// Push of a 71-byte signature and of a key.
+const SIGNATURE_AND_KEY: u64 = 1 + 71 + 1 + 33;
 
 /// A fee rate in satoshi for 1,000 virtual bytes, the unit in which Core counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
