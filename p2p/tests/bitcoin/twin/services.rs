@@ -6,7 +6,7 @@ use bitcoin::block::Header;
 use bitcoin::consensus::encode::{deserialize, serialize};
 use bitcoin::{BlockHash, Transaction, Txid, Wtxid};
 use keyless_p2p::bitcoin::{
-    AddressBook, AddressSource, CompactAnswer, CompactBlocks, CompactEnd, CompactStart, Gossip, LightClients,
+    AddressBook, AddressSource, Chain, CompactAnswer, CompactBlocks, CompactEnd, CompactStart, Gossip, LightClients,
     Malformed, Net, NetAddr, Nets, PeerId, Received, RelayPeer, Relayed, TxRef, TxRelay,
 };
 
