@@ -110,12 +110,18 @@ impl Loaded {
         if is_same(destination, &place.file) {
             return Err(BackupError::Itself);
         }
-        let mut parts = vec![part(&place.dir, "", &self.db)?];
-        // The copy stands where the wallet stands now: it may be restored where earlier blocks are gone.
-        let best = self.wallet().tip_row()?;
-        if let (Some(own), Some(value)) = (parts.first_mut(), best.value) {
-            own.set(best.table.into(), best.key, value);
-        }
+        // The copy stands where the wallet stands now: it may be restored where earlier blocks are gone. No block comes in
+        // between its rows and that.
+        let own = {
+            let wallet = self.wallet();
+            let mut own = part(&place.dir, "", &self.db)?;
+            let best = wallet.tip_row()?;
+            if let Some(value) = best.value {
+                own.set(best.table.into(), best.key, value);
+            }
+            own
+        };
+        let mut parts = vec![own];
         if let Some(Keys { quorum: Quorum::Embedded(embedded), .. }) = self.keys() {
             for core in embedded.cores().iter().skip(1) {
                 for holding in core.holdings() {

@@ -15,6 +15,9 @@ use crate::quorum::{QuorumError, lease};
 /// Leased of each chain when a wallet is made: enough to begin with, and quick.
 const FIRST_LEASE: u32 = 10;
 
+/// Scripts derived while the wallet is held.
+const WATCHED_AT_ONCE: usize = 50;
+
 /// Core's code and text for a pool that cannot be filled, with the reason.
 fn ran_out(error: &QuorumError) -> RpcError {
     let text = format!("Error: Keypool ran out, please call keypoolrefill first ({error})");
@@ -50,6 +53,17 @@ impl Loaded {
     /// A first few addresses of every chain.
     pub(super) fn first_fill(&self) -> Result<(), RpcError> {
         self.fill(ChainId::all(), FIRST_LEASE.min(self.options.leased))
+    }
+
+    /// Watches the rest of the look-ahead. Blocks; others get at the wallet meanwhile.
+    pub(super) fn watch_ahead(&self) {
+        while !self.closed.load(Ordering::Relaxed) && !self.wallet().top_up(WATCHED_AT_ONCE) {}
+    }
+
+    /// The same in the background. Ends by itself, when the wallet is closed at the latest.
+    pub(super) fn watch_ahead_soon(self: &Arc<Self>) {
+        let this = Arc::clone(self);
+        tokio::task::spawn_blocking(move || this.watch_ahead());
     }
 
     /// Fills the pool in the background when it is half empty.

@@ -69,12 +69,12 @@ impl Host for WalletManager {
 
     fn leased_elsewhere(&self, wallet: WalletId, ranges: &[LeaseRange]) {
         let Some(loaded) = self.of_quorum(wallet) else { return };
-        let mut ledger = loaded.wallet();
         for range in ranges {
             let end = range.first.saturating_add(range.count);
-            if let Err(error) = ledger.leased_elsewhere(range.chain, range.first..end) {
+            if let Err(error) = loaded.wallet().leased_elsewhere(range.chain, range.first..end) {
                 tracing::error!(wallet = loaded.name, %error, "another coordinator's addresses could not be noted");
             }
         }
+        loaded.watch_ahead();
     }
 }

@@ -186,6 +186,7 @@ impl WalletManager {
         }
         // What others said before the wallet was in the set reached the share alone.
         adopt_marks(&loaded)?;
+        loaded.watch_ahead_soon();
         loaded.resume()?;
         loaded.ask_news();
         if let Some(Keys { quorum: Quorum::Embedded(embedded), .. }) = loaded.keys() {
