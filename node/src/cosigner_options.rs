@@ -19,7 +19,7 @@ const PORT_OFFSET: u16 = 3;
 /// Client libraries give up after 10 to 30 s.
 pub const DEFAULT_SIGNING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest sensible wait: bitcoin-cli gives up after 900 s.
-const MAX_SIGNING_TIMEOUT_SECS: i64 = 890;
+const MAX_SIGNING_TIMEOUT_SECS: u64 = 890;
 /// Most members of a quorum.
 const MAX_MEMBERS: u8 = 15;
 
@@ -175,11 +175,11 @@ fn refresh_interval(args: &Args) -> Result<Option<Duration>, OptionError> {
 }
 
 fn signing_timeout(args: &Args) -> Result<Duration, OptionError> {
-    let Some(secs) = args.get_int("-signingtimeout") else { return Ok(DEFAULT_SIGNING_TIMEOUT) };
-    match u64::try_from(secs) {
-        Ok(valid) if valid > 0 && secs <= MAX_SIGNING_TIMEOUT_SECS => Ok(Duration::from_secs(valid)),
+    let Some(text) = args.get("-signingtimeout") else { return Ok(DEFAULT_SIGNING_TIMEOUT) };
+    match text.parse::<u64>() {
+        Ok(secs) if (1..=MAX_SIGNING_TIMEOUT_SECS).contains(&secs) => Ok(Duration::from_secs(secs)),
         _ => Err(OptionError(format!(
-            "Invalid -signingtimeout value '{secs}': use 1 to {MAX_SIGNING_TIMEOUT_SECS} seconds"
+            "Invalid -signingtimeout value '{text}': use 1 to {MAX_SIGNING_TIMEOUT_SECS} seconds"
         ))),
     }
 }

@@ -107,6 +107,9 @@ pub struct StartError {
 pub enum StartReason {
     #[error("{0}")]
     Config(String),
+    /// Core shows this one on the terminal, too.
+    #[error("{0}")]
+    Subnet(String),
     #[error("Unable to bind any endpoint for RPC server")]
     Bind,
     #[error("Unable to write the cookie authentication file: {0}")]

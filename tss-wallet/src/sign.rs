@@ -238,15 +238,15 @@ impl SigningSession {
         if self.state != State::Running || round < self.round {
             return Err(SignError::Late { from });
         }
-        // Nobody is further than one round ahead: a member's message answers those of all others.
-        if round > LAST_ROUND || round > self.round + 1 {
-            return Err(SignError::Malformed { culprit: from });
-        }
         let Some((binding, payload)) = rest.split_at_checked(BINDING_BYTES) else {
             return Err(SignError::Malformed { culprit: from });
         };
         if binding != self.binding {
             return Err(SignError::OtherSession { from });
+        }
+        // Nobody is further than one round ahead: a member's message answers those of all others.
+        if round > LAST_ROUND || round > self.round + 1 {
+            return Err(SignError::Malformed { culprit: from });
         }
         if self.inbox.contains_key(&(round, from)) {
             return Err(SignError::Duplicate { from });

@@ -11,7 +11,7 @@ use keyless_p2p::bitcoin::Nets;
 use keyless_p2p::bitcoin::config::Proxies;
 use keyless_p2p::{bitcoin as net, cosigners};
 use keyless_rpc::backend::Services;
-use keyless_rpc::server::Server;
+use keyless_rpc::server::{Server, StartReason};
 use tokio::runtime::Runtime;
 
 use crate::bitcoin_chain::KernelChain;
@@ -117,7 +117,13 @@ impl Node {
         }
         if args.get_bool("-server", false) {
             let server = runtime.block_on(Server::start(rpc, self.services(args)));
-            self.server = Some(server.map_err(|error| print(error.to_string()))?);
+            let server = server.map_err(|error| {
+                if let StartReason::Subnet(text) = &error.reason {
+                    args.init_error(text);
+                }
+                print(error.to_string())
+            });
+            self.server = Some(server?);
         }
         // The kernel prints its own errors.
         if let Err(error) = self.kernel.load() {

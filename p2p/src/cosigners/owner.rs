@@ -174,7 +174,9 @@ impl Owner {
         self.swarm.behaviour_mut().allow.allow_peer(peer);
         let entry = self.peers.entry(peer).or_insert_with(Peer::new);
         entry.next = Instant::now();
-        self.book.set_static(peer, address.filter(|_| self.discovery.addresses));
+        // A table begins somewhere: those who are found by it alone are asked at the addresses that are known.
+        let used = self.discovery.addresses || self.discovery.dht;
+        self.book.set_static(peer, address.filter(|_| used));
         self.publish_addresses(&peer);
     }
 
@@ -313,6 +315,10 @@ impl Owner {
         let Some(state) = self.peers.get_mut(&peer) else { return };
         state.dialing = false;
         if state.link.is_some() || !state.connections.is_empty() {
+            return;
+        }
+        // Why the last connection was refused says more than that the next one was not made.
+        if state.logged.as_ref().is_some_and(DownReason::is_refusal) {
             return;
         }
         let reason = match error {

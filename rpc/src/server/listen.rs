@@ -18,7 +18,7 @@ pub fn allowed(options: &[String]) -> Result<Vec<Subnet>, StartReason> {
     let mut subnets: Vec<Subnet> = ["127.0.0.0/8", "::1"].into_iter().filter_map(Subnet::parse).collect();
     for option in options {
         let subnet = Subnet::parse(option).ok_or_else(|| {
-            StartReason::Config(format!(
+            StartReason::Subnet(format!(
                 "Invalid -rpcallowip subnet specification: {option}. Valid values are a single IP (e.g. 1.2.3.4), a \
                  network/netmask (e.g. 1.2.3.4/255.255.255.0), a network/CIDR (e.g. 1.2.3.4/24), all ipv4 \
                  (0.0.0.0/0), or all ipv6 (::/0). RFC4193 is allowed only if -cjdnsreachable=0."

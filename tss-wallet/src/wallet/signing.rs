@@ -334,13 +334,9 @@ impl RawSigning {
         if self.items.iter().any(|item| item.input == index) {
             return None;
         }
-        if input.script_sig.is_empty() && input.witness.is_empty() {
-            if coin.script.is_witness_program() {
-                return Some("Witness program was passed an empty witness".to_owned());
-            }
-            if coin.script.is_p2pkh() || coin.script.is_p2sh() || coin.script.is_p2pk() {
-                return Some(UNABLE.to_owned());
-            }
+        let unsigned = input.script_sig.is_empty() && input.witness.is_empty();
+        if unsigned && (coin.script.is_p2pkh() || coin.script.is_p2sh() || coin.script.is_p2pk()) {
+            return Some(UNABLE.to_owned());
         }
         let verdict = check(&self.tx, index, &coin.output(), self.outputs.as_deref());
         verdict.err().map(|text| match text.as_str() {

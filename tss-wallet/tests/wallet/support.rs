@@ -60,7 +60,9 @@ impl PlainKey {
                 let key = self.key(&item.key.path);
                 let message = Message::from_digest(item.message);
                 match item.sighash {
-                    SighashKind::Ecdsa(_) => GroupSignature::Ecdsa(SECP256K1.sign_ecdsa(&message, &key.secret_key())),
+                    SighashKind::Ecdsa(_) => {
+                        GroupSignature::Ecdsa(SECP256K1.sign_ecdsa_low_r(&message, &key.secret_key()))
+                    }
                     SighashKind::Taproot(_) => {
                         let tweaked = key.tap_tweak(SECP256K1, None).to_keypair();
                         GroupSignature::Schnorr(SECP256K1.sign_schnorr_no_aux_rand(&message, &tweaked))
