@@ -110,8 +110,8 @@ pub(super) struct Owner {
     announcers: Vec<PeerId>,
     /// A transaction was taken: what waited for it, whoever sent it, can be looked at.
     orphans_due: bool,
-    /// Height of the newest block that was announced before its validation.
-    fast_announced: u32,
+    /// The newest block that was announced before its validation, and its height.
+    fast_announced: Option<(u32, BlockHash)>,
     /// Peers whose headers are being synced.
     syncing: usize,
     last_inv_headers_trigger: Option<BlockHash>,
@@ -166,7 +166,7 @@ impl Owner {
             block_sources: blocks::Sources::default(),
             announcers: Vec::new(),
             orphans_due: false,
-            fast_announced: 0,
+            fast_announced: None,
             syncing: 0,
             last_inv_headers_trigger: None,
             recent_block: None,
@@ -421,11 +421,24 @@ impl Owner {
         match event {
             ChainEvent::TipChanged { hash, height, initial_download } => {
                 self.tip_changed(hash, height, initial_download);
+                self.serve_waiting();
             }
-            ChainEvent::BlockRefused { hash, reason, punish } => self.block_refused(&hash, &reason, punish),
+            ChainEvent::BlockRefused { hash, reason, punish } => {
+                self.block_refused(&hash, &reason, punish);
+                self.serve_waiting();
+            }
             ChainEvent::NewBlock { hash, height } => self.announce_new_block(hash, height),
             ChainEvent::BlockConnected { hash } => self.block_connected(&hash),
             ChainEvent::Broadcast { txid, wtxid } => self.announce_tx(txid, wtxid),
+        }
+    }
+
+    /// Peers that asked for a block which was being connected.
+    fn serve_waiting(&mut self) {
+        let waiting: Vec<PeerId> =
+            self.peers.iter().filter(|(_, peer)| !peer.getdata.is_empty()).map(|(id, _)| *id).collect();
+        for id in waiting {
+            self.with_peer(id, |owner, peer| owner.work_off(peer));
         }
     }
 }

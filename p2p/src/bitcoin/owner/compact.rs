@@ -75,10 +75,10 @@ impl Owner {
 
     /// A block with proof of work on top of the tip: peers that want it so get it before it is validated.
     pub(super) fn announce_new_block(&mut self, hash: BlockHash, height: u32) {
-        if height <= self.fast_announced {
+        if self.fast_announced.is_some_and(|(announced, _)| height <= announced) {
             return;
         }
-        self.fast_announced = height;
+        self.fast_announced = Some((height, hash));
         let Some(info) = self.chain.header(&hash) else { return };
         let parent = info.header.prev_blockhash;
         let ids: Vec<PeerId> = self.peers.keys().copied().collect();
@@ -109,6 +109,15 @@ impl Owner {
                 Ok(())
             });
         }
+    }
+
+    /// A block that was announced before it was validated, and is about to become the tip. Core's message thread waits for
+    /// that; so does whoever asks for the block.
+    pub(super) fn is_being_connected(&self, hash: &BlockHash) -> bool {
+        self.fast_announced.is_some_and(|(_, announced)| announced == *hash)
+            && self.chain.header(hash).is_some_and(|info| {
+                !info.validated && !info.failed && info.header.prev_blockhash == self.chain.tip().hash
+            })
     }
 
     /// The block is no longer asked from `from` (from nobody with `None`).
@@ -339,7 +348,8 @@ impl Owner {
 
     pub(super) fn on_get_block_transactions(&mut self, peer: &mut Peer, payload: &[u8]) -> Step {
         let hash = self.chain.compact_requested(payload)?;
-        let Some(info) = self.chain.header(&hash).filter(|info| info.have_data) else {
+        let at_hand = |info: &HeaderInfo| info.have_data || self.is_being_connected(&hash);
+        let Some(info) = self.chain.header(&hash).filter(at_hand) else {
             tracing::debug!(target: "net", "Peer {} sent us a getblocktxn for a block we don't have", peer.id);
             return Ok(());
         };

@@ -178,6 +178,10 @@ impl Owner {
                     missing.push(item);
                 }
             } else if let Some(hash) = block_hash(&item) {
+                if self.is_being_connected(&hash) {
+                    peer.getdata.push_front(item);
+                    break;
+                }
                 self.send_inventory(peer, "notfound", &std::mem::take(&mut missing));
                 self.serve_block(peer, &item, hash)?;
             }
