@@ -66,6 +66,9 @@ use self::storage::{Durability, Storage, StorageError, Table, Write};
 /// The birth time of a wallet that has no keys yet.
 const UNBORN: u64 = u64::MAX;
 /// The version of what this module stores.
+/// Scripts of each chain that are watched beyond all leases known, at least.
+const WATCHED_BEYOND_LEASES: u32 = 100;
+
 const FORMAT: u32 = 1;
 const META_KEY: &[u8] = b"wallet";
 const BEST_BLOCK_KEY: &[u8] = b"best_block";
@@ -423,9 +426,12 @@ impl Wallet {
     }
 
     fn want_lookahead(&mut self) {
+        // Another coordinator's next lease may be heard of after a payment to it.
+        let beyond = self.options.keypool_size.max(WATCHED_BEYOND_LEASES);
         for chain in ChainId::all() {
             let next = self.pool.next_index(chain).max(self.pool.used_end(chain)).max(self.pool.leased_end(chain));
-            self.keys.want(chain, self.pool.range_end(chain, self.options.keypool_size).max(next));
+            let range_end = self.pool.range_end(chain, self.options.keypool_size);
+            self.keys.want(chain, range_end.max(next.saturating_add(beyond)));
         }
     }
 
