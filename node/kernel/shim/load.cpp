@@ -4,6 +4,7 @@
 #include "peers.h"
 #include "relay.h"
 #include "state.h"
+#include "storage.h"
 
 #include <bitcoin-build-config.h> // IWYU pragma: keep
 
@@ -368,7 +369,9 @@ void LoadNode(node::NodeContext& node)
     ConnectBlockNotify();
     std::vector<fs::path> import_files;
     for (const std::string& file : gArgs.GetArgs("-loadblock")) import_files.push_back(fs::PathFromString(file));
-    node.background_init_thread = std::thread(&util::TraceThread, "initload", [&node, import_files] { RunInBackground(node, import_files); });
+    node.background_init_thread = std::thread(&util::TraceThread, "initload", [&node, import_files] {
+        OrStop(node, [&] { RunInBackground(node, import_files); });
+    });
     WaitForTip(node);
     if (StopRequested(node)) return;
     {
