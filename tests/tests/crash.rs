@@ -1,7 +1,10 @@
-//! kill -9 at random moments of syncing, reorganisation and indexing.
+//! kill -9 at random moments of syncing, reorganisation and indexing; disks that are full or read-only.
 //!
 //! `KEYLESS_CRASHES=200` runs the long form.
 #![allow(clippy::unwrap_used, clippy::panic)]
+
+#[path = "crash/disk.rs"]
+mod disk;
 
 use std::time::Duration;
 
