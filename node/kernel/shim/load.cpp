@@ -1,5 +1,6 @@
 #include "load.h"
 
+#include "filter_repair.h"
 #include "flush.h"
 #include "peers.h"
 #include "relay.h"
@@ -273,6 +274,7 @@ void MakeIndexes(node::NodeContext& node, const node::IndexCacheSizes& caches, b
         node.indexes.emplace_back(g_txospenderindex.get());
     }
     for (const BlockFilterType type : FilterTypes()) {
+        if (!reindex) RepairFilterIndex(*node.chainman, type);
         InitBlockFilterIndex([&] { return interfaces::MakeChain(node); }, type, caches.filter_index, false, reindex);
         node.indexes.emplace_back(GetBlockFilterIndex(type));
     }
