@@ -119,15 +119,16 @@ fn attack(target: &Target, command: &str, share: usize, rng: &mut StdRng) {
         let inputs: Vec<Vec<u8>> = (0..BATCH).map(|_| input(&pending, command, rng)).collect();
         let heard = peer.exchange(&inputs);
         done += if command == "blocktxn" { heard.asked } else { heard.done };
-        if heard.asked == 0 {
+        let stuck = heard.asked < BATCH / 4;
+        if stuck {
             // Refused for good, or too much was asked of this peer.
             pending = Pending::on_tip(node, rng);
             rebuilt += 1;
         }
-        if !heard.alive || heard.asked == 0 {
+        if !heard.alive || stuck {
             peer = welcomed(node, rng);
         }
-        assert!(rebuilt <= MOST_REBUILT + done / BATCH, "the node does not ask for what is missing");
+        assert!(rebuilt <= MOST_REBUILT + done / 10, "the node does not ask for what is missing");
     }
 }
 

@@ -24,6 +24,8 @@ namespace {
 //! Of index/base.cpp.
 constexpr uint8_t BEST_BLOCK{'B'};
 constexpr size_t CACHE_BYTES{1 << 20};
+//! Blocks below the index's best one that are looked at: no reorganisation is deeper. What was replaced may lie below what was not.
+constexpr int LOOK_BACK{2000};
 
 //! As index/blockfilterindex.cpp stores it.
 struct Entry {
@@ -46,11 +48,11 @@ void RepairFilterIndex(ChainstateManager& chainman, BlockFilterType type)
     const CBlockIndex* block{WITH_LOCK(cs_main, return chainman.m_blockman.LookupBlockIndex(locator.vHave.front()))};
     CDBBatch batch{db};
     int restored{0};
-    for (; block; block = block->pprev) {
+    for (int looked{0}; block && looked < LOOK_BACK; ++looked, block = block->pprev) {
         std::pair<uint256, Entry> entry;
         // What is missing altogether is for Core to judge.
         if (!db.Read(index_util::DBHeightKey(block->nHeight), entry)) return;
-        if (entry.first == block->GetBlockHash()) break;
+        if (entry.first == block->GetBlockHash()) continue;
         if (!db.Read(index_util::DBHashKey(block->GetBlockHash()), entry.second)) return;
         entry.first = block->GetBlockHash();
         batch.Write(index_util::DBHeightKey(block->nHeight), entry);
