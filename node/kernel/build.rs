@@ -44,13 +44,14 @@ const CMAKE_OPTIONS: [&str; 14] = [
     "-DBUILD_FUZZ_BINARY=OFF",
 ];
 
-const SHIM_FILES: [&str; 16] = [
+const SHIM_FILES: [&str; 17] = [
     "addresses.cpp",
     "args.cpp",
     "blocks.cpp",
     "chain.cpp",
     "compact.cpp",
     "events.cpp",
+    "filter_repair.cpp",
     "filters.cpp",
     "flush.cpp",
     "life.cpp",

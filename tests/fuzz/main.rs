@@ -1,35 +1,85 @@
-//! Mutated input against a running keylessd: every P2P message it reads, and the RPC envelope. It must answer afterwards,
-//! and hold no more memory.
+//! Mutated input against a running keylessd: every P2P message it reads, before and after the handshake, in the clear
+//! and encrypted, and the RPC envelope. It must answer afterwards, and hold no more memory.
 //!
+//! An input counts when the node has shown that it is done with it: by a pong to the ping behind it, or by hanging up.
 //! `KEYLESS_FUZZ=1000000` sends so many of each; the short form is for every run.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod compact;
+mod encrypted;
+mod opening;
 mod p2p;
+mod peer;
 mod rpc;
 
+use std::time::Instant;
+
 use keyless_tests::{Daemon, Options};
-use rand::Rng;
 use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde_json::json;
 
 /// Executions of each target in the short form.
 const SHORT: usize = 400;
-/// Growth of resident memory that is not a leak: caches, buffers, the allocator.
+/// Growth of resident memory that is not a leak: caches, headers that were valid, buffers, the allocator.
 const MAX_GROWTH_MIB: u64 = 256;
+/// Senders at once: the node should not wait for us.
+const WORKERS: usize = 4;
+/// What `generatetodescriptor` needs for a script that anyone can spend.
+const ANYONE: &str = "raw(51)#8lvh9jxk";
 
 fn executions() -> usize {
     std::env::var("KEYLESS_FUZZ").ok().and_then(|n| n.parse().ok()).unwrap_or(SHORT)
 }
 
 fn node() -> Daemon {
-    let options =
-        Options::keyless().arg("-disablewallet").arg("-whitelist=noban,in@127.0.0.1").arg("-peerbloomfilters");
-    Daemon::start_new(options.arg("-blockfilterindex").arg("-peerblockfilters").arg("-nodebuglogfile"))
+    let options = Options::keyless()
+        .arg("-disablewallet")
+        .arg("-whitelist=noban,in@127.0.0.0/8")
+        .arg("-peerbloomfilters")
+        .arg("-txreconciliation")
+        .arg("-maxconnections=500");
+    let node = Daemon::start_new(options.arg("-blockfilterindex").arg("-peerblockfilters").arg("-nodebuglogfile"));
+    node.call("generatetodescriptor", json!([5, ANYONE]));
+    node
 }
 
 fn resident_mib(node: &Daemon) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1_024
+}
+
+/// A node under fire, and what it held before.
+struct Target {
+    node: Daemon,
+    before: u64,
+}
+
+impl Target {
+    fn start() -> Self {
+        let node = node();
+        let before = resident_mib(&node);
+        Self { node, before }
+    }
+
+    /// Gives each worker its share of the inputs, a number of its own and dice; then looks after the node.
+    fn attack(&self, what: &str, work: impl Fn(usize, usize, StdRng) + Sync) {
+        let share = executions().div_ceil(WORKERS);
+        let started = Instant::now();
+        std::thread::scope(|scope| {
+            for worker in 0..WORKERS {
+                let work = &work;
+                scope.spawn(move || work(worker, share, StdRng::seed_from_u64(worker as u64)));
+            }
+        });
+        let secs = started.elapsed().as_secs_f64();
+        let inputs = share * WORKERS;
+        let now = resident_mib(&self.node);
+        println!("{what}: {inputs} inputs in {secs:.1} s, {:.0} a second; {now} MiB resident", inputs as f64 / secs);
+        assert!(self.node.height() >= 5, "after {what}");
+        assert!(now < self.before + MAX_GROWTH_MIB, "resident memory grew from {} to {now} MiB by {what}", self.before);
+    }
 }
 
 /// A seed with a few bytes changed, put in, left out or doubled; sometimes cut short.

@@ -1,10 +1,9 @@
-//! JSON-RPC bodies over a kept connection.
+//! JSON-RPC bodies over kept connections.
 
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
-use serde_json::json;
+use keyless_tests::http::Http;
+use rand::Rng;
 
-use super::{MAX_GROWTH_MIB, executions, mutate, node, resident_mib};
+use super::{Target, mutate};
 
 const SEEDS: [&str; 8] = [
     r#"{"jsonrpc":"2.0","id":1,"method":"getblockcount","params":[]}"#,
@@ -21,19 +20,16 @@ const STATUSES: [u16; 6] = [200, 204, 400, 403, 404, 500];
 
 #[test]
 fn mutated_bodies_get_cores_status_codes() {
-    let node = node();
-    let client = node.rpc();
-    let before = resident_mib(&node);
-    let mut rng = StdRng::seed_from_u64(2);
-    for _ in 0..executions() {
-        let seed = SEEDS[rng.gen_range(0..SEEDS.len())];
-        let body = mutate(&mut rng, seed.as_bytes());
-        // `stop` would be a valid request.
-        let body = String::from_utf8_lossy(&body).replace("\"stop\"", "\"stap\"");
-        let (status, answer) = client.post(&body).expect("the server answers");
-        assert!(STATUSES.contains(&status), "{status} to {body:?}: {answer:?}");
-    }
-    assert_eq!(client.call("getblockcount", json!([])), json!(0));
-    let after = resident_mib(&node);
-    assert!(after < before + MAX_GROWTH_MIB, "resident memory grew from {before} to {after} MiB");
+    let target = Target::start();
+    target.attack("JSON-RPC", |_, share, mut rng| {
+        let mut client = Http::open(&target.node);
+        for _ in 0..share {
+            let seed = SEEDS[rng.gen_range(0..SEEDS.len())];
+            let body = mutate(&mut rng, seed.as_bytes());
+            // `stop` would be a valid request.
+            let body = String::from_utf8_lossy(&body).replace("\"stop\"", "\"stap\"");
+            let (status, answer) = client.post(&body).expect("the server answers");
+            assert!(STATUSES.contains(&status), "{status} to {body:?}: {answer:?}");
+        }
+    });
 }

@@ -12,9 +12,11 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::rpc::{RpcClient, RpcFailure};
-use crate::wait::until;
+use crate::wait::{until, until_polling};
 
 const START_DEADLINE: Duration = Duration::from_secs(60);
+/// Between two questions whether it answers.
+const START_POLL: Duration = Duration::from_millis(20);
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Which program.
@@ -210,7 +212,12 @@ impl Daemon {
     }
 
     pub fn wait_ready(&mut self) {
-        until("the node answers", START_DEADLINE, || {
+        self.wait_ready_polling(START_POLL);
+    }
+
+    /// The same, asking every `pause`.
+    pub fn wait_ready_polling(&mut self, pause: Duration) {
+        until_polling("the node answers", pause, START_DEADLINE, || {
             if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten()) {
                 panic!("the node ended with {status}: {}\n{}", self.stderr(), tail(&self.log()));
             }

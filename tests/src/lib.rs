@@ -6,6 +6,8 @@
 //! | module | holds |
 //! | --- | --- |
 //! | [`daemon`] | one node process, `keylessd` or `bitcoind` |
+//! | [`disk`] | a small disk that fills up or turns read-only |
+//! | [`http`] | one connection to an RPC server, byte by byte |
 //! | [`life`] | random lives of a wallet's shares |
 //! | [`rogue`] | a member that keeps to nothing, with a real identity and share |
 //! | [`rpc`] | JSON-RPC over HTTP, and amounts |
@@ -15,6 +17,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 pub mod daemon;
+pub mod disk;
+pub mod http;
 pub mod life;
 pub mod quorum;
 pub mod rogue;

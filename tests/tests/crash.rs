@@ -1,7 +1,12 @@
-//! kill -9 at random moments of syncing, reorganisation and indexing.
+//! kill -9 at random moments of starting, syncing, reorganisation and indexing; disks that are full or read-only.
 //!
-//! `KEYLESS_CRASHES=200` runs the long form.
+//! `KEYLESS_CRASHES=200` runs the long form of the kills.
 #![allow(clippy::unwrap_used, clippy::panic)]
+
+#[path = "crash/disk.rs"]
+mod disk;
+#[path = "crash/moments.rs"]
+mod moments;
 
 use std::time::Duration;
 
@@ -9,13 +14,19 @@ use bitcoin::script::Builder;
 use bitcoin::{Address, Network};
 use keyless_tests::wait::until_true;
 use keyless_tests::{Daemon, Options};
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
+use moments::{Killer, PHASES};
+
 const DEADLINE: Duration = Duration::from_secs(120);
-/// Kills in the short form.
+/// Kills in the short form: two in each phase.
 const KILLS: u32 = 8;
+/// For a phase in which it was never killed.
+const MORE_KILLS: u32 = 8;
+/// Blocks at first: building the indexes of fewer would be over too soon.
+const FIRST_BLOCKS: u32 = 2_000;
 const INDEXES: [&str; 4] = ["-txindex", "-txospenderindex", "-blockfilterindex", "-coinstatsindex"];
 
 fn with_indexes(mut options: Options) -> Options {
@@ -54,28 +65,27 @@ fn synced(node: &Daemon, height: i64) -> bool {
 #[test]
 fn killed_at_random_moments_it_ends_with_the_coins_and_indexes_of_one_never_killed() {
     let kills = std::env::var("KEYLESS_CRASHES").ok().and_then(|n| n.parse().ok()).unwrap_or(KILLS);
-    let mut rng = StdRng::seed_from_u64(9);
     let steady = Daemon::start_new(with_indexes(Options::core()));
-    mine(&steady, kills, 300);
+    mine(&steady, kills + MORE_KILLS, FIRST_BLOCKS);
     let connect = format!("-connect=127.0.0.1:{}", steady.p2p_port);
     let mut victim = Daemon::new(with_indexes(Options::keyless().arg("-disablewallet").arg(connect)));
+    victim.start();
+    until_true("the first blocks", DEADLINE, || victim.best() == steady.best());
+    victim.stop();
+    let mut killer = Killer::new(&steady, &mut victim, StdRng::seed_from_u64(9));
     for round in 0..kills {
-        // New blocks, and every second time a branch that replaces some of the old ones, while the node starts.
-        victim.spawn();
-        let busy = Duration::from_millis(rng.gen_range(0..1_200));
-        std::thread::sleep(busy);
-        let depth: u32 = rng.gen_range(1..20);
-        if round % 2 == 1 {
-            let height = steady.height() - i64::from(depth);
-            let fork = steady.call("getblockhash", json!([height]));
-            steady.call("invalidateblock", json!([fork]));
-            mine(&steady, round, depth + 3);
-        } else {
-            mine(&steady, round, 100);
-        }
-        std::thread::sleep(Duration::from_millis(rng.gen_range(0..600)));
-        victim.kill9();
+        killer.round(round, PHASES[round as usize % PHASES.len()]);
     }
+    // A phase that was missed whenever it was meant is tried some more.
+    for phase in &PHASES[1..] {
+        for round in kills..kills + MORE_KILLS {
+            if !killer.hits.contains_key(phase) {
+                killer.round(round, *phase);
+            }
+        }
+    }
+    println!("{} kills of a node that was {:?}", killer.hits.values().sum::<u32>(), killer.hits);
+    assert!(PHASES[1..].iter().all(|phase| killer.hits.contains_key(phase)), "{:?}", killer.hits);
     victim.start();
     let height = steady.height();
     until_true("the chain is followed", DEADLINE, || victim.best() == steady.best());
@@ -88,6 +98,31 @@ fn killed_at_random_moments_it_ends_with_the_coins_and_indexes_of_one_never_kill
     }
     assert_eq!(victim.call("verifychain", json!([4, 20])), json!(true));
     victim.stop();
+}
+
+/// The filters of a new branch replace those of the old one at once; how far the index is, is written later. bitcoind does not
+/// start after a kill between the two.
+#[test]
+fn a_kill_right_after_a_reorganisation_leaves_indexes_that_open_again() {
+    let mut node = Daemon::start_new(with_indexes(Options::keyless().arg("-disablewallet")));
+    mine(&node, 1, 20);
+    node.restart();
+    until_true("the indexes are there", DEADLINE, || synced(&node, 20));
+    let fork = node.call("getblockhash", json!([15]));
+    node.call("invalidateblock", json!([fork]));
+    mine(&node, 2, 10);
+    until_true("the indexes follow", DEADLINE, || synced(&node, 24));
+    node.kill9();
+    node.start();
+    let height = node.height();
+    until_true("the indexes are there again", DEADLINE, || synced(&node, height));
+    let fresh = Daemon::start_new(with_indexes(Options::core()));
+    fresh.call("addnode", json!([format!("127.0.0.1:{}", node.p2p_port), "onetry"]));
+    until_true("a fresh node follows", DEADLINE, || fresh.best() == node.best() && synced(&fresh, height));
+    for at in 1..=height {
+        assert_eq!(view(&node, at), view(&fresh, at), "height {at}");
+    }
+    node.stop();
 }
 
 #[test]

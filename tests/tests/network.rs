@@ -3,13 +3,16 @@
 //! `KEYLESS_REORGS=100` runs the long form of the last one.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "network/strangers.rs"]
+mod strangers;
+
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use bitcoin::consensus::encode;
 use bitcoin::{Address, Network, ScriptBuf, Transaction, Witness, transaction};
 use keyless_tests::wait::until_true;
-use keyless_tests::{Daemon, Options};
+use keyless_tests::{Daemon, Options, RpcFailure};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
@@ -31,6 +34,9 @@ fn anyone_address() -> String {
     Address::p2wsh(&anyone_script(), Network::Regtest).to_string()
 }
 
+/// Nothing is held back from such peers, their headers are believed, and they keep their place.
+const TRUSTED: &str = "-whitelist=noban,in,out@127.0.0.1";
+
 /// Two bitcoind, then three keylessd, in a ring; every second link is encrypted.
 struct Net {
     nodes: Vec<Daemon>,
@@ -42,13 +48,14 @@ const RING: [(usize, usize, bool); 5] = [(2, 0, true), (3, 1, false), (4, 2, tru
 const CUT: [(usize, usize); 2] = [(4, 2), (1, 0)];
 
 impl Net {
-    fn start() -> Self {
-        let trusted = "-whitelist=noban,in,out@127.0.0.1";
-        let core = || Daemon::start_new(Options::core().arg(trusted).arg("-checkblockindex=0"));
-        let keyless = || {
-            let options = Options::keyless().arg("-disablewallet").arg(trusted);
+    /// Nodes that trust each other, or that are strangers.
+    fn start(trusting: bool) -> Self {
+        let started = |mut options: Options| {
+            options.args.extend(trusting.then(|| TRUSTED.to_owned()));
             Daemon::start_new(options.arg("-checkblockindex=0"))
         };
+        let core = || started(Options::core());
+        let keyless = || started(Options::keyless().arg("-disablewallet"));
         let net = Self { nodes: vec![core(), core(), keyless(), keyless(), keyless()] };
         for (from, to, v2) in RING {
             net.link(from, to, v2);
@@ -161,7 +168,7 @@ const SUBSIDY: u64 = 5_000_000_000;
 
 #[test]
 fn partitions_heal_and_transactions_and_packages_reach_all() {
-    let net = Net::start();
+    let net = Net::start(true);
     let tip = mine(&net.nodes[0], 110).pop().unwrap();
     net.one_tip(&tip, RELAY_DEADLINE);
 
@@ -209,9 +216,10 @@ fn partitions_heal_and_transactions_and_packages_reach_all() {
 fn random_reorganisations_leave_the_same_coins_and_mempools() {
     let reorgs = std::env::var("KEYLESS_REORGS").ok().and_then(|n| n.parse().ok()).unwrap_or(REORGS);
     let mut rng = StdRng::seed_from_u64(6);
-    let net = Net::start();
+    let net = Net::start(true);
     let tip = mine(&net.nodes[0], 250).pop().unwrap();
     net.one_tip(&tip, RELAY_DEADLINE);
+    let started = Instant::now();
     let mut sent: Vec<Transaction> = Vec::new();
     let mut slowest = Duration::ZERO;
     for round in 0..reorgs {
@@ -224,12 +232,12 @@ fn random_reorganisations_leave_the_same_coins_and_mempools() {
         let depth = rng.gen_range(1..=MAX_DEPTH);
         let tip = mine_to(&net.nodes[rng.gen_range(0..5)], depth, &branch_address(100_000 + round)).pop().unwrap();
         slowest = slowest.max(net.one_tip(&tip, RELAY_DEADLINE));
-        // One of the bitcoind makes a longer branch of its own, without the transaction half of the time.
+        // One of the bitcoind makes a longer branch of its own, every second time without a transaction.
         let miner = &net.nodes[rng.gen_range(0..2)];
         let height = miner.height() as u64;
         let fork = miner.call("getblockhash", json!([height - depth + 1]));
         miner.call("invalidateblock", json!([fork]));
-        let empty = rng.gen_bool(0.5);
+        let empty = round % 2 == 1;
         let address = branch_address(1_000 + round);
         let mut tip = String::new();
         for _ in 0..=depth {
@@ -242,19 +250,49 @@ fn random_reorganisations_leave_the_same_coins_and_mempools() {
         }
         slowest = slowest.max(net.one_tip(&tip, TIP_DEADLINE));
         miner.call("reconsiderblock", json!([fork]));
+        net.one_utxo_set();
     }
-    println!("{reorgs} reorganisations, the slowest tip reached all after {slowest:?}");
-    net.one_utxo_set();
+    println!("{reorgs} reorganisations in {:?}, the slowest tip reached all after {slowest:?}", started.elapsed());
 
     // A node that never saw a reorganisation; Core does not announce again what a reorganisation put back.
     let fresh = Daemon::start_new(Options::core().arg("-checkblockindex=0"));
     fresh.call("addnode", json!([format!("127.0.0.1:{}", net.nodes[0].p2p_port), "onetry"]));
     until_true("the fresh node follows", RELAY_DEADLINE, || fresh.best() == net.nodes[0].best());
-    for tx in &sent {
-        let _ = fresh.rpc().try_call("sendrawtransaction", json!([hex(tx), 0]));
+    let (mined, waiting): (Vec<_>, Vec<_>) = sent.iter().partition(|tx| is_mined(&fresh, tx));
+    println!("{} transactions are in blocks of the winning branch, {} wait", mined.len(), waiting.len());
+    for tx in &mined {
+        assert_eq!(announce(&fresh, tx).unwrap_err(), in_chain());
     }
-    let expected = mempool(&fresh);
+    for tx in &waiting {
+        announce(&fresh, tx).unwrap();
+    }
+    let expected: BTreeSet<String> = waiting.iter().map(|tx| tx.compute_txid().to_string()).collect();
+    assert_eq!(mempool(&fresh), expected);
+    // Ours have kept what waits, every one of them; between nodes it is announced again before it is compared.
     for node in &net.nodes[2..] {
         assert_eq!(mempool(node), expected, "{:?}", node.options.kind);
     }
+    for node in &net.nodes {
+        for tx in &waiting {
+            announce(node, tx).unwrap();
+        }
+        for tx in &mined {
+            assert_eq!(announce(node, tx).unwrap_err(), in_chain());
+        }
+        assert_eq!(mempool(node), expected, "{:?}", node.options.kind);
+    }
+}
+
+fn announce(node: &Daemon, tx: &Transaction) -> Result<Value, RpcFailure> {
+    node.rpc().try_call("sendrawtransaction", json!([hex(tx), 0]))
+}
+
+/// Its output is in the chain; nothing here spends one.
+fn is_mined(node: &Daemon, tx: &Transaction) -> bool {
+    !node.call("gettxout", json!([tx.compute_txid().to_string(), 0, false])).is_null()
+}
+
+/// The one reason for which a transaction is refused that is valid on every branch.
+fn in_chain() -> RpcFailure {
+    RpcFailure { code: -27, message: "Transaction outputs already in utxo set".to_owned() }
 }

@@ -1,6 +1,9 @@
 //! The node beside real Bitcoin Core: sync, relay, reorganisation, shared data directories, options, start and stop.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "node/hostile.rs"]
+mod hostile;
+
 use std::time::Duration;
 
 use bitcoin::consensus::encode;

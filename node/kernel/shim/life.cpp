@@ -3,6 +3,7 @@
 #include "load.h"
 #include "peers.h"
 #include "state.h"
+#include "storage.h"
 
 #include <bitcoin-build-config.h> // IWYU pragma: keep
 
@@ -97,7 +98,10 @@ void StartScheduler(node::NodeContext& node)
 {
     node.scheduler = std::make_unique<CScheduler>();
     CScheduler& scheduler{*node.scheduler};
-    scheduler.m_service_thread = std::thread(util::TraceThread, "scheduler", [&] { scheduler.serviceQueue(); });
+    scheduler.m_service_thread = std::thread(util::TraceThread, "scheduler", [&] {
+        while (!OrStop(node, [&] { scheduler.serviceQueue(); })) {
+        }
+    });
     scheduler.scheduleEvery([] { RandAddPeriodic(); }, std::chrono::minutes{1});
     scheduler.scheduleEvery([&node] {
         if (CheckDiskSpace(gArgs.GetBlocksDirPath(), 50 * 1024 * 1024)) return;
@@ -228,7 +232,7 @@ kl_buf kl_start(kl_notify notify, kl_fetch fetch, void* ctx)
 
 kl_buf kl_load()
 {
-    return Answer([&](Writer&) {
+    return AnswerInit([&] {
         const Call call{Call::Needs::STARTED};
         LoadNode(call.node());
     });
@@ -280,7 +284,8 @@ kl_buf kl_shutdown()
         if (state.closing.exchange(true)) return;
         WaitForCalls();
         UnloadNode(state.node);
-        Shutdown(state.node);
+        // What a database refuses while it is flushed must not keep the rest from being closed; the second time goes on from there.
+        if (!OrStop(state.node, [&] { Shutdown(state.node); })) Shutdown(state.node);
         RemovePidFile();
     });
 }

@@ -1,9 +1,11 @@
 #include "load.h"
 
+#include "filter_repair.h"
 #include "flush.h"
 #include "peers.h"
 #include "relay.h"
 #include "state.h"
+#include "storage.h"
 
 #include <bitcoin-build-config.h> // IWYU pragma: keep
 
@@ -272,6 +274,7 @@ void MakeIndexes(node::NodeContext& node, const node::IndexCacheSizes& caches, b
         node.indexes.emplace_back(g_txospenderindex.get());
     }
     for (const BlockFilterType type : FilterTypes()) {
+        if (!reindex) RepairFilterIndex(*node.chainman, type);
         InitBlockFilterIndex([&] { return interfaces::MakeChain(node); }, type, caches.filter_index, false, reindex);
         node.indexes.emplace_back(GetBlockFilterIndex(type));
     }
@@ -368,7 +371,9 @@ void LoadNode(node::NodeContext& node)
     ConnectBlockNotify();
     std::vector<fs::path> import_files;
     for (const std::string& file : gArgs.GetArgs("-loadblock")) import_files.push_back(fs::PathFromString(file));
-    node.background_init_thread = std::thread(&util::TraceThread, "initload", [&node, import_files] { RunInBackground(node, import_files); });
+    node.background_init_thread = std::thread(&util::TraceThread, "initload", [&node, import_files] {
+        OrStop(node, [&] { RunInBackground(node, import_files); });
+    });
     WaitForTip(node);
     if (StopRequested(node)) return;
     {

@@ -2,7 +2,7 @@
 
 use super::Value;
 
-/// Nesting deeper than this is refused, as by Core.
+/// More arrays and objects than this within each other are refused, as by Core.
 const MAX_DEPTH: usize = 512;
 
 /// The text is not one JSON value.
@@ -59,12 +59,11 @@ impl Reader<'_> {
         Err(self.error())
     }
 
+    /// A value within `depth` others.
     fn value(&mut self, depth: usize) -> Result<Value, ParseError> {
-        if depth > MAX_DEPTH {
-            return Err(self.error());
-        }
         self.space();
         match self.peek() {
+            Some(b'{' | b'[') if depth >= MAX_DEPTH => Err(self.error()),
             Some(b'{') => self.object(depth),
             Some(b'[') => self.array(depth),
             Some(b'"') => self.string().map(Value::Str),

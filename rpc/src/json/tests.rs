@@ -45,3 +45,15 @@ fn malformed_text_is_refused() {
 fn control_characters_are_escaped() {
     assert_eq!(Value::from("\u{1}\u{7f}\"\\\u{c}").compact(), "\"\\u0001\\u007f\\\"\\\\\\f\"");
 }
+
+#[test]
+fn as_many_arrays_and_objects_lie_in_each_other_as_core_allows() {
+    let nested = |depth: usize, inner: &str| format!("{}{inner}{}", "[".repeat(depth), "]".repeat(depth));
+    for inner in ["", "1", "\"x\""] {
+        assert!(Value::parse(&nested(512, inner)).is_ok());
+        assert!(Value::parse(&nested(513, inner)).is_err());
+    }
+    assert!(Value::parse(&nested(511, "{\"a\":1}")).is_ok());
+    assert!(Value::parse(&nested(512, "{}")).is_err());
+    assert!(Value::parse(&"[".repeat(1 << 20)).is_err());
+}

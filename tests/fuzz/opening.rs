@@ -1,0 +1,39 @@
+//! What is decoded before `verack`: one input for each connection, since most of them may come but once.
+
+use super::peer::{Peer, message, version};
+use super::{Target, mutate};
+
+/// What comes before the input, the input's type, and a payload that the node takes as it is.
+fn seeds() -> Vec<(bool, &'static str, Vec<u8>)> {
+    vec![
+        (false, "version", version()),
+        (true, "feature", b"\x04test\x03abc".to_vec()),
+        (true, "feature", [&[80][..], &[b'a'; 80], &[0xfd, 0, 2], &[1; 512]].concat()),
+        (true, "sendtxrcncl", [&1_u32.to_le_bytes()[..], &7_u64.to_le_bytes()].concat()),
+        (true, "wtxidrelay", vec![1, 2, 3]),
+        (true, "sendaddrv2", vec![1, 2, 3]),
+        (true, "verack", vec![1, 2, 3]),
+        (false, "verack", vec![1, 2, 3]),
+        (false, "ping", 5_u64.to_le_bytes().to_vec()),
+    ]
+}
+
+#[test]
+fn mutated_messages_before_the_handshake_is_over_leave_a_node_that_answers() {
+    let target = Target::start();
+    for (known, command, seed) in seeds() {
+        let what = format!("{command} {} version", if known { "after" } else { "instead of" });
+        target.attack(&what, |_, share, mut rng| {
+            for _ in 0..share {
+                let input = message(command, &mutate(&mut rng, &seed));
+                let mut parts = vec![input, message("version", &version()), message("verack", &[])];
+                if known {
+                    parts.swap(0, 1);
+                }
+                // The node answers the ping behind, or has hung up because of the input: both end the wait.
+                let mut peer = Peer::fresh(&target.node, &mut rng);
+                assert_eq!(peer.exchange(&[parts.concat()]).done, 1);
+            }
+        });
+    }
+}
