@@ -4,7 +4,7 @@
 //! of shares and of sessions. Every session runs on a blocking thread of its own and waits there; the event loop only
 //! hands frames over.
 
-mod incoming;
+pub(super) mod incoming;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -24,15 +24,15 @@ use super::keygen::Pending;
 use super::rate::Bucket;
 use super::redeal::join::Join;
 use super::refusal::Refusal;
-use super::sessions::{OpenError, SessionInfo, SessionKind, Sessions};
+use super::sessions::{MAX_SESSIONS_PER_PEER, OpenError, SessionInfo, SessionKind, Sessions};
 use super::sharing::AddressLabel;
 use super::unplaced::Unplaced;
 use super::wire::{self, LeaseRange, Message, NO_WALLET, Status, Topic, WalletStatus};
 use super::{fence, keygen, lease, redeal};
 use crate::wallets::chain_view::ChainView;
 
-/// Requests of one peer that are being opened at a time.
-const MAX_OPENING_PER_PEER: usize = 64;
+/// Requests of one peer that are being opened at a time: as many as it may have sessions, and what goes with them.
+const MAX_OPENING_PER_PEER: usize = 2 * MAX_SESSIONS_PER_PEER;
 /// How long the end of a co-signer waits for its sessions.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
 

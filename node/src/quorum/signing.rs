@@ -23,7 +23,7 @@ use super::error::{Missing, MissingList, QuorumError};
 use super::holding::Holding;
 use super::judge::{self, Asking};
 use super::link::{Heard, Link};
-use super::participant::{carries_share, members_of, needs_ecdsa, note_failure, post, sign_items};
+use super::participant::{PER_SESSION, carries_share, members_of, needs_ecdsa, note_failure, post, sign_items};
 use super::refusal::Refusal;
 use super::sessions::SessionKind;
 use super::switching::{self, OtherEpoch};
@@ -35,6 +35,8 @@ pub use super::participant::asked;
 /// How long an attempt goes on without a message from those it waits for.
 const NO_PROGRESS: Duration = Duration::from_millis(1_400);
 const NO_PROGRESS_PER_ITEM: Duration = Duration::from_millis(30);
+/// How long a member that has no room is left alone.
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// ECDSA inputs of one ceremony: the largest message stays below a few megabytes.
 const CHUNK: usize = if MAX_ECDSA_ITEMS < 100 { MAX_ECDSA_ITEMS } else { 100 };
 
@@ -78,6 +80,8 @@ enum Fault {
     Gone,
     Refused,
     Silent,
+    /// It has no room for another session at this moment.
+    Busy,
     /// Its operator has not answered yet.
     Asked,
 }
@@ -228,6 +232,9 @@ impl Request<'_> {
                     field.sets.insert(partners);
                 }
                 Err(Failure::Members(members)) => {
+                    if members.iter().any(|(_, fault)| *fault == Fault::Busy) {
+                        std::thread::sleep(BUSY_PAUSE);
+                    }
                     for (missing, fault) in members {
                         tracing::warn!(wallet = self.holding.name(), %missing, "signer replaced");
                         field.out.insert(missing.member, (missing, fault));
@@ -351,7 +358,7 @@ impl Request<'_> {
                 continue;
             }
             match field.out.get(&member) {
-                Some((_, Fault::Silent)) | None => {}
+                Some((_, Fault::Silent | Fault::Busy)) | None => {}
                 Some((known, _)) => {
                     missing.push(known.clone());
                     continue;
@@ -428,14 +435,14 @@ impl Request<'_> {
         });
         gone(core, link.send_all(0, &request))?;
         let count = u32::try_from(items.len()).unwrap_or(u32::MAX).min(2_000);
-        let pause = NO_PROGRESS + NO_PROGRESS_PER_ITEM * count;
+        let pause = || NO_PROGRESS + NO_PROGRESS_PER_ITEM * count + PER_SESSION * core.sessions.others_open();
         let params = SignParams { session: topic.session, signers, items, banned: holding.bans() };
         let share = holding.share().ok_or(Failure::Final(QuorumError::Locked))?;
         let (mut session, outgoing) =
             SigningSession::start(share, &params, &core.fresh_seed()).map_err(|error| self.fault(link, &error))?;
         gone(core, post(link, holding, outgoing))?;
         judge::settle(holding).map_err(own_refusal)?;
-        let mut silence_ends = Instant::now() + pause;
+        let mut heard_at = Instant::now();
         let mut stuck: BTreeMap<MemberId, Vec<MemberId>> = BTreeMap::new();
         loop {
             if let Some(signatures) = session.finished() {
@@ -444,7 +451,8 @@ impl Request<'_> {
             }
             let waiting = members_of(holding, &session.waiting_for());
             link.note("signing", waiting.iter().copied());
-            match link.next(silence_ends.min(self.deadline.get())) {
+            let silence_ends = (heard_at + pause()).min(self.deadline.get());
+            match link.next(silence_ends) {
                 Heard::Message(from, Message::Protocol(bodies)) => {
                     let Some(index) = holding.index_of(&from) else { continue };
                     self.agreed.borrow_mut().insert(index);
@@ -463,7 +471,7 @@ impl Request<'_> {
                         }
                     }
                     stuck.clear();
-                    silence_ends = Instant::now() + pause;
+                    heard_at = Instant::now();
                 }
                 Heard::Message(from, Message::Refuse(Refusal::Excluded(other))) => {
                     let other = u8::try_from(other).ok().and_then(|index| PartyIndex::new(index).ok());
@@ -499,6 +507,8 @@ impl Request<'_> {
                     return Err(Failure::Members(vec![(Missing::unreachable(core, member), Fault::Gone)]));
                 }
                 Heard::Stop => return Err(Failure::Final(QuorumError::Stopped)),
+                // More sessions than before: all of them are slower.
+                Heard::Deadline if Instant::now() < (heard_at + pause()).min(self.deadline.get()) => {}
                 Heard::Deadline => return Err(silent(core, &waiting, &stuck)),
             }
         }
@@ -519,7 +529,11 @@ impl Request<'_> {
 }
 
 fn refused(from: MemberId, refusal: &Refusal) -> Failure {
-    let fault = if *refusal == Refusal::NeedsApproval { Fault::Asked } else { Fault::Refused };
+    let fault = match refusal {
+        Refusal::NeedsApproval => Fault::Asked,
+        Refusal::Busy => Fault::Busy,
+        _ => Fault::Refused,
+    };
     Failure::Members(vec![(Missing::refused(from, refusal), fault)])
 }
 

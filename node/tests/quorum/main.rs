@@ -6,6 +6,7 @@ mod chain;
 mod faults;
 mod guards;
 mod lifecycle;
+mod load;
 mod node;
 mod restore;
 mod wallets;
