@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use bitcoin::{BlockHash, Network, OutPoint, Transaction};
+use bitcoin::{BlockHash, Network, OutPoint, Transaction, Txid};
 use keyless_p2p::cosigners::{Carrier, Events, PeerId, peer_id_of};
 use rand::RngCore;
 use tokio::task::JoinHandle;
@@ -61,6 +61,8 @@ pub trait Host: Send + Sync + 'static {
     fn wallet_left(&self, wallet: WalletId);
     /// Another coordinator holds these indexes now.
     fn leased_elsewhere(&self, wallet: WalletId, ranges: &[LeaseRange]);
+    /// A transaction of a wallet that was not given up.
+    fn transaction(&self, wallet: WalletId, txid: &Txid) -> Option<Transaction>;
     /// The transaction of a wallet that spends a coin and may still confirm.
     fn spender(&self, wallet: WalletId, coin: &OutPoint) -> Option<Transaction>;
     /// A wallet's transactions in the mempool, parents first.

@@ -21,6 +21,7 @@ use tss_wallet::{Epoch, Family, KeyShare, MemberId, PartyIndex, PublicKeys, Shar
 
 use super::coins::CoinClaims;
 use super::guard::{Guard, GuardError};
+use super::names::Holds;
 use super::refusal::Refusal;
 use super::wire::Invitation;
 
@@ -69,6 +70,7 @@ pub struct Holding {
     store: ShareStore,
     marks: Arc<Mutex<BTreeMap<ChainId, u32>>>,
     payments: Arc<Mutex<()>>,
+    names: Arc<Mutex<Holds>>,
     coins: Arc<Mutex<CoinClaims>>,
     suspended: Arc<Mutex<BTreeMap<MemberId, String>>>,
     guard: Arc<Guard>,
@@ -252,6 +254,7 @@ impl Holding {
             store,
             marks: Arc::new(Mutex::new(marks)),
             payments: Arc::default(),
+            names: Arc::default(),
             suspended: Arc::new(Mutex::new(suspended)),
             coins: Arc::default(),
             guard,
@@ -443,6 +446,11 @@ impl Holding {
         Ok(())
     }
 
+    /// Names of payments that are being made.
+    pub(super) fn names(&self) -> &Mutex<Holds> {
+        &self.names
+    }
+
     pub(super) fn store(&self) -> &ShareStore {
         &self.store
     }
@@ -465,6 +473,7 @@ impl Holding {
             store: self.store.clone(),
             marks: Arc::clone(&self.marks),
             payments: Arc::clone(&self.payments),
+            names: Arc::clone(&self.names),
             suspended: Arc::clone(&self.suspended),
             coins: Arc::clone(&self.coins),
             guard: Arc::clone(&self.guard),

@@ -7,6 +7,7 @@ mod faults;
 mod guards;
 mod lifecycle;
 mod load;
+mod names;
 mod node;
 mod restore;
 mod wallets;

@@ -12,7 +12,7 @@ use crate::metrics::metrics;
 use crate::quorum::rate::Bucket;
 use crate::quorum::refusal::Refusal;
 use crate::quorum::wire::{self, Frame, Message, Topic};
-use crate::quorum::{fence, keygen, lease, redeal, sharing, signing};
+use crate::quorum::{fence, keygen, lease, names, redeal, sharing, signing};
 
 impl Core {
     fn member_of(&self, peer: &PeerId) -> Option<MemberId> {
@@ -48,6 +48,7 @@ impl Core {
                 let Some(member) = self.member_of(&peer) else { return };
                 tracing::info!(%peer, %reason, "co-signer disconnected");
                 self.sessions.peer_down(member);
+                names::gone(self, &member);
             }
             Event::Frame { from, bytes } => {
                 let Some(member) = self.member_of(&from) else { return };
@@ -100,6 +101,8 @@ impl Core {
                 let holding = self.holding(&topic.wallet).filter(|holding| holding.index_of(&from).is_some());
                 holding.iter().for_each(|holding| fence::heard(holding, from, &mark));
             }
+            Message::Name(request) => names::asked(self, from, topic, &request),
+            Message::NameDone(request) => names::done(self, from, topic, &request),
             // `open_first` lets nothing else through.
             _ => {}
         }
