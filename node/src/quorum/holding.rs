@@ -79,7 +79,7 @@ pub struct Holding {
     /// The quorum has gone on without this member.
     out: AtomicBool,
     unconfirmed: AtomicBool,
-    bans: Mutex<BTreeSet<PartyIndex>>,
+    bans: Arc<Mutex<BTreeSet<MemberId>>>,
 }
 
 /// The share as it lies in memory.
@@ -238,7 +238,7 @@ impl Holding {
             let member = member.ok_or_else(|| damaged("a suspension cannot be read"))?;
             suspended.insert(MemberId(member), String::from_utf8_lossy(&reason).into_owned());
         }
-        let bans = store.banned_parties(&public)?;
+        let bans = store.bans()?.into_keys().collect();
         let guard = Arc::new(Guard::open(Arc::clone(&db), public.network)?);
         let unconfirmed = db.get(Family::Claims, RESTORED_KEY)?.is_some();
         Ok(Self {
@@ -261,7 +261,7 @@ impl Holding {
             claimed: AtomicU32::new(0),
             out: AtomicBool::new(false),
             unconfirmed: AtomicBool::new(unconfirmed),
-            bans: Mutex::new(bans),
+            bans: Arc::new(Mutex::new(bans)),
         })
     }
 
@@ -480,7 +480,7 @@ impl Holding {
             claimed: AtomicU32::new(0),
             out: AtomicBool::new(false),
             unconfirmed: AtomicBool::new(false),
-            bans: Mutex::new(self.store.banned_parties(&public)?),
+            bans: Arc::clone(&self.bans),
             share: Mutex::new(Share {
                 // A share that was locked meanwhile stays so.
                 open: (!held.encrypted || held.key.is_some()).then(|| Arc::new(share)),
@@ -536,15 +536,27 @@ impl Holding {
         self.public().roster.index_of(member)
     }
 
-    pub fn bans(&self) -> BTreeSet<PartyIndex> {
-        self.bans.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn banned(&self) -> MutexGuard<'_, BTreeSet<MemberId>> {
+        self.bans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Never again with this member, until the pair is set up anew. In force even if it could not be stored.
+    /// Members of this epoch that this one does not sign ECDSA with.
+    pub fn bans(&self) -> BTreeSet<PartyIndex> {
+        self.banned().iter().filter_map(|member| self.index_of(member)).collect()
+    }
+
+    /// Never again with this member, until the pair is set up anew and the operator agrees. In force even if it could not be stored.
     pub fn ban(&self, party: PartyIndex, reason: String, now: u64) -> Result<(), HoldingError> {
-        self.bans.lock().unwrap_or_else(PoisonError::into_inner).insert(party);
         let member = self.public().roster.member(party).copied();
         let member = member.ok_or_else(|| HoldingError::Damaged(self.dir.clone(), "a ban of no member"))?;
+        self.banned().insert(member);
         Ok(self.store.ban(&Ban { member, epoch: self.epoch(), time_seconds: now, reason })?)
+    }
+
+    /// Ends a ban; durable when this returns.
+    pub(super) fn end_ban(&self, member: &MemberId) -> Result<(), HoldingError> {
+        self.store.lift_ban(member)?;
+        self.banned().remove(member);
+        Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod bans;
 mod chain;
 mod faults;
 mod guards;

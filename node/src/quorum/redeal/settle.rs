@@ -18,7 +18,7 @@ use super::super::link::{Heard, Link};
 use super::super::sessions::SessionKind;
 use super::super::wire::{Message, Topic};
 use super::join::Join;
-use super::{decode_keys, encode_keys, guard_name, note, repair, restore, schedule};
+use super::{bans, decode_keys, encode_keys, guard_name, note, repair, restore, schedule};
 
 const ANSWER: Duration = Duration::from_millis(1_000);
 
@@ -61,6 +61,7 @@ pub fn tend(core: &Arc<Core>) {
             return;
         }
         restore::lift(core, &holding);
+        bans::settle(core, &holding);
         match settle(core, &holding) {
             Left::Stale(epoch) => repair::catch_up(core, &holding, epoch),
             Left::Out(epoch) => {
@@ -166,7 +167,9 @@ fn take_up(core: &Core, holding: &Holding, keys: &PublicKeys) -> Result<(), Hold
     let Some(key) = holding.seal_key()? else { return Ok(()) };
     holding.store().take_up(keys.epoch)?;
     let share = holding.store().switch(keys.certificate.clone(), &key, &nonce())?;
-    core.hold(Arc::new(holding.renewed(share)?));
+    let renewed = Arc::new(holding.renewed(share)?);
+    core.hold(Arc::clone(&renewed));
+    bans::settle(core, &renewed);
     note(core, holding, "dealt", format!("epoch {}, its certificate came later", keys.epoch));
     tracing::info!(wallet = holding.name(), epoch = %keys.epoch, "the certificate has turned up; new epoch in force");
     Ok(())
