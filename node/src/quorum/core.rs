@@ -418,6 +418,7 @@ impl Core {
                 epoch: holding.epoch(),
                 locked: holding.share().is_none(),
                 unconfirmed: holding.is_unconfirmed(),
+                fenced: holding.is_fenced(),
                 promised: redeal::promised(holding),
                 marks: holding.marks(),
                 yours: fence::of(holding, asker),

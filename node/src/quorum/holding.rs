@@ -379,7 +379,15 @@ impl Holding {
         if self.suspended().contains(me) {
             return Some(Refusal::Suspended("its own share".to_owned()));
         }
+        if self.is_fenced() {
+            return Some(Refusal::Fenced);
+        }
         self.is_unconfirmed().then_some(Refusal::Restored)
+    }
+
+    /// Whether this member was rolled back, and has no share yet that it did not have before.
+    pub fn is_fenced(&self) -> bool {
+        self.guard.is_fenced(self.epoch())
     }
 
     pub(super) fn set_out(&self, out: bool) {

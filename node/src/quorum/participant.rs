@@ -17,6 +17,7 @@ use super::check::{self, Checked};
 use super::core::Core;
 use super::core::incoming::Opening;
 use super::error::peer_name;
+use super::fence;
 use super::holding::Holding;
 use super::judge::{self, Asking};
 use super::link::{Heard, Link};
@@ -108,6 +109,9 @@ fn take_part(
     }
     if holding.is_unconfirmed() {
         return Err(Refusal::Restored);
+    }
+    if holding.is_fenced() {
+        return Err(Refusal::Fenced);
     }
     let signers = signers_of(holding, &from, &request.signers)?;
     let suspended = holding.suspended();
@@ -274,6 +278,9 @@ pub(super) fn note_failure(core: &Core, holding: &Holding, link: &Link<'_>, erro
         && let Err(error) = holding.ban(party, error.to_string(), core.chain.now())
     {
         tracing::error!(%session, %error, "a ban could not be stored; it holds until restart alone");
+    }
+    if error.verdict() == Verdict::Ban {
+        fence::announce(core, holding);
     }
     let member = error.culprit().and_then(|party| holding.public().roster.member(party).copied());
     let Some((kind, member)) = blame::kind_of(error).zip(member) else { return };

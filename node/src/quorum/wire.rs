@@ -153,6 +153,8 @@ pub struct WalletStatus {
     pub locked: bool,
     /// Restored from a backup, and not yet confirmed by others.
     pub unconfirmed: bool,
+    /// Rolled back to an old state, and not yet repaired.
+    pub fenced: bool,
     /// The highest epoch whose certificate it signed and does not hold complete.
     pub promised: Option<Epoch>,
     pub marks: Vec<(ChainId, u32)>,

@@ -5,6 +5,7 @@
 mod bans;
 mod chain;
 mod faults;
+mod fence;
 mod guards;
 mod lifecycle;
 mod load;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tss_wallet::{Epoch, MemberId, PublicKeys, WalletId};
 
 use super::super::core::Core;
+use super::super::fence;
 use super::super::holding::{Holding, HoldingError, nonce};
 use super::super::link::{Heard, Link};
 use super::super::sessions::SessionKind;
@@ -62,11 +63,15 @@ pub fn tend(core: &Arc<Core>) {
         }
         restore::lift(core, &holding);
         bans::settle(core, &holding);
+        fence::settle(core, &holding);
         match settle(core, &holding) {
-            Left::Stale(epoch) => repair::catch_up(core, &holding, epoch),
+            Left::Stale(epoch) => {
+                repair::catch_up(core, &holding, &format!("its share is stale: the quorum is in epoch {epoch}"));
+            }
             Left::Out(epoch) => {
                 tracing::debug!(wallet = holding.name(), %epoch, "the quorum goes on without this member")
             }
+            Left::Nothing if holding.is_fenced() => repair::catch_up(core, &holding, "it was rolled back"),
             Left::Nothing => schedule::refresh_when_due(core, &holding),
         }
     }
