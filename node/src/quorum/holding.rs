@@ -375,7 +375,7 @@ impl Holding {
     }
 
     /// Why this member takes part in nothing, if so.
-    pub(super) fn own_refusal(&self, me: &MemberId) -> Option<Refusal> {
+    pub(crate) fn own_refusal(&self, me: &MemberId) -> Option<Refusal> {
         if self.suspended().contains(me) {
             return Some(Refusal::Suspended("its own share".to_owned()));
         }
