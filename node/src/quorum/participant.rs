@@ -60,7 +60,7 @@ pub(super) fn post(link: &Link<'_>, holding: &Holding, outgoing: Vec<Outgoing>) 
 }
 
 /// Another member asks for this one's part.
-pub fn asked(core: &Arc<Core>, from: MemberId, topic: Topic, request: SignRequest, slot: Opening) {
+pub(super) fn asked(core: &Arc<Core>, from: MemberId, topic: Topic, request: SignRequest, slot: Opening) {
     let holding = match core.holding(&topic.wallet) {
         Some(holding) if holding.index_of(&from).is_some() => holding,
         _ => return core.refuse(&topic, from, Refusal::UnknownWallet),

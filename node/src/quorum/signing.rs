@@ -33,7 +33,7 @@ use super::switching::{self, OtherEpoch};
 use super::wire::{CoinChoice, Message, SignRequest, Subject, Topic};
 use crate::metrics::metrics;
 
-pub use super::participant::asked;
+pub(super) use super::participant::asked;
 
 /// How long an attempt goes on without a message from those it waits for.
 const NO_PROGRESS: Duration = Duration::from_millis(1_400);

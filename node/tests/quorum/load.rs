@@ -23,7 +23,7 @@ use crate::node::Cluster;
 fn spend(coin: OutPoint) -> Psbt {
     let input = TxIn { previous_output: coin, sequence: Sequence::MAX, ..TxIn::default() };
     let output = TxOut {
-        value: Amount::from_int_btc(49),
+        value: Amount::from_int_btc(50) - Amount::from_sat(10_000),
         script_pubkey: ScriptBuf::new_p2wsh(&ScriptBuf::new().wscript_hash()),
     };
     Psbt::from_unsigned_tx(Transaction {
