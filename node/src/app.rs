@@ -16,10 +16,13 @@ use keyless_kernel::daemon::{ChildStatus, Forked, ParentPipe, daemonize};
 use keyless_kernel::{Args, InitError, Kernel};
 
 use crate::cosigner_options;
+use crate::quorum::sessions::MAX_SESSIONS;
 
 const SUCCESS: i32 = 0;
 const FAILURE: i32 = 1;
 const PROGRAM: &str = "keylessd";
+/// A session waits on a thread of its own: room for all of them, and as much for the rest.
+const MAX_BLOCKING_THREADS: usize = 2 * MAX_SESSIONS;
 
 /// Runs the daemon; the result is the exit code.
 pub fn run(argv: &[String]) -> i32 {
@@ -96,7 +99,12 @@ fn serve(args: &Args, mut parent: Option<ParentPipe>) -> i32 {
     if Kernel::lock_directories().is_err() {
         return FAILURE;
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("keyless").build() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("keyless")
+        .max_blocking_threads(MAX_BLOCKING_THREADS)
+        .build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
             args.init_error(&format!("cannot start threads: {error}"));

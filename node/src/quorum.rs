@@ -16,6 +16,7 @@
 //! | [`keygen`] | making a wallet, so that it ends the same way for all members |
 //! | [`redeal`] | dealing shares again: refresh, reshare, repair, and the switch of epochs |
 //! | [`lease`] | address indexes from t members |
+//! | [`names`] | users' own names for payments, leased from t members |
 //! | [`check`], [`dummy`] | what a co-signer checks before it signs |
 //! | [`guard`], [`approvals`] | one share's policy, memory, log; what waits for its operator |
 //! | [`fence`] | members that were rolled back |
@@ -42,6 +43,7 @@ pub mod judge;
 pub mod keygen;
 pub mod lease;
 pub mod link;
+pub mod names;
 pub mod participant;
 pub mod rate;
 pub mod redeal;

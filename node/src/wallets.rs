@@ -42,6 +42,7 @@ mod lifecycle;
 pub mod loaded;
 mod locking;
 pub mod manager;
+mod named;
 mod names;
 mod notify;
 pub mod options;

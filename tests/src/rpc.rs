@@ -76,17 +76,35 @@ impl RpcClient {
         }
     }
 
+    /// The same server without credentials.
+    pub fn anonymous(&self) -> Self {
+        Self { authorization: String::new(), ..self.clone() }
+    }
+
+    /// Gets a path; answers with status code and body.
+    pub fn get(&self, path: &str) -> std::io::Result<(u16, String)> {
+        self.request("GET", path, "")
+    }
+
     /// Posts a raw body; answers with status code and body.
     pub fn post(&self, body: &str) -> std::io::Result<(u16, String)> {
         let path = self.wallet.as_ref().map_or_else(|| "/".to_owned(), |name| format!("/wallet/{name}"));
+        self.request("POST", &path, body)
+    }
+
+    /// One request; answers with status code and body.
+    pub fn request(&self, method: &str, path: &str, body: &str) -> std::io::Result<(u16, String)> {
         let mut stream = TcpStream::connect_timeout(&self.address, Duration::from_secs(5))?;
         stream.set_read_timeout(Some(CALL_DEADLINE))?;
         stream.set_nodelay(true)?;
+        let authorization = match self.authorization.as_str() {
+            "" => String::new(),
+            credentials => format!("Authorization: {credentials}\r\n"),
+        };
         let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nAuthorization: {}\r\n\
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{authorization}\
              Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             self.address,
-            self.authorization,
             body.len()
         );
         stream.write_all(&[head.as_bytes(), body.as_bytes()].concat())?;

@@ -1,6 +1,9 @@
 //! Three `keylessd` processes that are one wallet, beside a bitcoind that knows nothing of quorums.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "quorum/operator.rs"]
+mod operator;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::TcpStream;

@@ -38,7 +38,7 @@ pub mod wallet;
 
 pub use dkg::{Dkg, DkgError, DkgParams};
 pub use envelope::{Envelope, EnvelopeError, Expected, Verified};
-pub use identity::SigningIdentity;
+pub use identity::{SigningIdentity, verify as verify_signature};
 pub use ids::{Epoch, MemberId, Outgoing, PartyIndex, Recipient, SessionId, WalletId};
 pub use keys::{GroupKey, KeyShare, PublicKeys};
 pub use redeal::{Redeal, RedealParams, RedealRefusal};

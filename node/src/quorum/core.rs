@@ -4,7 +4,7 @@
 //! of shares and of sessions. Every session runs on a blocking thread of its own and waits there; the event loop only
 //! hands frames over.
 
-mod incoming;
+pub(super) mod incoming;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use bitcoin::{BlockHash, Network, OutPoint, Transaction};
+use bitcoin::{BlockHash, Network, OutPoint, Transaction, Txid};
 use keyless_p2p::cosigners::{Carrier, Events, PeerId, peer_id_of};
 use rand::RngCore;
 use tokio::task::JoinHandle;
@@ -24,15 +24,15 @@ use super::keygen::Pending;
 use super::rate::Bucket;
 use super::redeal::join::Join;
 use super::refusal::Refusal;
-use super::sessions::{OpenError, SessionInfo, SessionKind, Sessions};
+use super::sessions::{MAX_SESSIONS_PER_PEER, OpenError, SessionInfo, SessionKind, Sessions};
 use super::sharing::AddressLabel;
 use super::unplaced::Unplaced;
 use super::wire::{self, LeaseRange, Message, NO_WALLET, Status, Topic, WalletStatus};
 use super::{fence, keygen, lease, redeal};
 use crate::wallets::chain_view::ChainView;
 
-/// Requests of one peer that are being opened at a time.
-const MAX_OPENING_PER_PEER: usize = 64;
+/// Requests of one peer that are being opened at a time: as many as it may have sessions, and what goes with them.
+const MAX_OPENING_PER_PEER: usize = 2 * MAX_SESSIONS_PER_PEER;
 /// How long the end of a co-signer waits for its sessions.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -61,6 +61,8 @@ pub trait Host: Send + Sync + 'static {
     fn wallet_left(&self, wallet: WalletId);
     /// Another coordinator holds these indexes now.
     fn leased_elsewhere(&self, wallet: WalletId, ranges: &[LeaseRange]);
+    /// A transaction of a wallet that was not given up.
+    fn transaction(&self, wallet: WalletId, txid: &Txid) -> Option<Transaction>;
     /// The transaction of a wallet that spends a coin and may still confirm.
     fn spender(&self, wallet: WalletId, coin: &OutPoint) -> Option<Transaction>;
     /// A wallet's transactions in the mempool, parents first.
@@ -416,6 +418,7 @@ impl Core {
                 epoch: holding.epoch(),
                 locked: holding.share().is_none(),
                 unconfirmed: holding.is_unconfirmed(),
+                fenced: holding.is_fenced(),
                 promised: redeal::promised(holding),
                 marks: holding.marks(),
                 yours: fence::of(holding, asker),

@@ -15,7 +15,7 @@ use tss_wallet::store::{Batch, Sync};
 use tss_wallet::{Family, WalletDb};
 
 use super::approvals::{Approval, Approvals};
-use super::fence::Fence;
+use super::fence::{self, Fence};
 use super::holding::HoldingError;
 
 const POLICY_KEY: &[u8] = b"policy";
@@ -47,6 +47,8 @@ pub(super) struct State {
     pub head: Head,
     pub approvals: Approvals,
     pub fence: Fence,
+    /// The count of the fence that is on the disk for sure.
+    pub settled: u64,
 }
 
 /// The guards of one share.
@@ -112,7 +114,8 @@ impl Guard {
             super::approvals::OpenError::Damaged => damaged(GuardError::Approval),
         })?;
         let fence = Self::open_fence(&db)?;
-        Ok(Self { db, state: Mutex::new(State { policy, book, head, approvals, fence }) })
+        let settled = fence.count();
+        Ok(Self { db, state: Mutex::new(State { policy, book, head, approvals, fence, settled }) })
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -202,9 +205,11 @@ impl Guard {
                 batch.delete(Family::Claims, spend_key(request));
             }
         }
+        let fence = if decision == Decision::Sign { state.fence.next() } else { state.fence.clone() };
+        batch.put(Family::Claims, fence::OWN_KEY, encode(&fence).map_err(|error| self.failed(error))?);
         let head = self.append_to(&mut batch, &state.head, &entry)?;
         self.db.write(&batch, Sync::No)?;
-        state.head = head;
+        (state.head, state.fence) = (head, fence);
         if let Some(reservation) = reservation {
             state.book.insert(facts.request, reservation);
         }
@@ -227,7 +232,16 @@ impl Guard {
 
     /// Returns when every decision taken so far is on the disk.
     pub fn settle(&self) -> Result<(), HoldingError> {
-        Ok(self.db.sync()?)
+        let count = self.state().fence.count();
+        self.db.sync()?;
+        let mut state = self.state();
+        state.settled = state.settled.max(count);
+        Ok(())
+    }
+
+    /// How many requests this member has agreed to sign, as far as that is on the disk.
+    pub fn settled_count(&self) -> u64 {
+        self.state().settled
     }
 
     /// Adds an entry to the log; durable with the next settled decision.

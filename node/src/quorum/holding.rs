@@ -21,6 +21,7 @@ use tss_wallet::{Epoch, Family, KeyShare, MemberId, PartyIndex, PublicKeys, Shar
 
 use super::coins::CoinClaims;
 use super::guard::{Guard, GuardError};
+use super::names::Holds;
 use super::refusal::Refusal;
 use super::wire::Invitation;
 
@@ -69,6 +70,7 @@ pub struct Holding {
     store: ShareStore,
     marks: Arc<Mutex<BTreeMap<ChainId, u32>>>,
     payments: Arc<Mutex<()>>,
+    names: Arc<Mutex<Holds>>,
     coins: Arc<Mutex<CoinClaims>>,
     suspended: Arc<Mutex<BTreeMap<MemberId, String>>>,
     guard: Arc<Guard>,
@@ -77,7 +79,7 @@ pub struct Holding {
     /// The quorum has gone on without this member.
     out: AtomicBool,
     unconfirmed: AtomicBool,
-    bans: Mutex<BTreeSet<PartyIndex>>,
+    bans: Arc<Mutex<BTreeSet<MemberId>>>,
 }
 
 /// The share as it lies in memory.
@@ -236,7 +238,7 @@ impl Holding {
             let member = member.ok_or_else(|| damaged("a suspension cannot be read"))?;
             suspended.insert(MemberId(member), String::from_utf8_lossy(&reason).into_owned());
         }
-        let bans = store.banned_parties(&public)?;
+        let bans = store.bans()?.into_keys().collect();
         let guard = Arc::new(Guard::open(Arc::clone(&db), public.network)?);
         let unconfirmed = db.get(Family::Claims, RESTORED_KEY)?.is_some();
         Ok(Self {
@@ -252,13 +254,14 @@ impl Holding {
             store,
             marks: Arc::new(Mutex::new(marks)),
             payments: Arc::default(),
+            names: Arc::default(),
             suspended: Arc::new(Mutex::new(suspended)),
             coins: Arc::default(),
             guard,
             claimed: AtomicU32::new(0),
             out: AtomicBool::new(false),
             unconfirmed: AtomicBool::new(unconfirmed),
-            bans: Mutex::new(bans),
+            bans: Arc::new(Mutex::new(bans)),
         })
     }
 
@@ -372,11 +375,19 @@ impl Holding {
     }
 
     /// Why this member takes part in nothing, if so.
-    pub(super) fn own_refusal(&self, me: &MemberId) -> Option<Refusal> {
+    pub(crate) fn own_refusal(&self, me: &MemberId) -> Option<Refusal> {
         if self.suspended().contains(me) {
             return Some(Refusal::Suspended("its own share".to_owned()));
         }
+        if self.is_fenced() {
+            return Some(Refusal::Fenced);
+        }
         self.is_unconfirmed().then_some(Refusal::Restored)
+    }
+
+    /// Whether this member was rolled back, and has no share yet that it did not have before.
+    pub fn is_fenced(&self) -> bool {
+        self.guard.is_fenced(self.epoch())
     }
 
     pub(super) fn set_out(&self, out: bool) {
@@ -443,6 +454,11 @@ impl Holding {
         Ok(())
     }
 
+    /// Names of payments that are being made.
+    pub(super) fn names(&self) -> &Mutex<Holds> {
+        &self.names
+    }
+
     pub(super) fn store(&self) -> &ShareStore {
         &self.store
     }
@@ -465,13 +481,14 @@ impl Holding {
             store: self.store.clone(),
             marks: Arc::clone(&self.marks),
             payments: Arc::clone(&self.payments),
+            names: Arc::clone(&self.names),
             suspended: Arc::clone(&self.suspended),
             coins: Arc::clone(&self.coins),
             guard: Arc::clone(&self.guard),
             claimed: AtomicU32::new(0),
             out: AtomicBool::new(false),
             unconfirmed: AtomicBool::new(false),
-            bans: Mutex::new(self.store.banned_parties(&public)?),
+            bans: Arc::clone(&self.bans),
             share: Mutex::new(Share {
                 // A share that was locked meanwhile stays so.
                 open: (!held.encrypted || held.key.is_some()).then(|| Arc::new(share)),
@@ -527,15 +544,27 @@ impl Holding {
         self.public().roster.index_of(member)
     }
 
-    pub fn bans(&self) -> BTreeSet<PartyIndex> {
-        self.bans.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn banned(&self) -> MutexGuard<'_, BTreeSet<MemberId>> {
+        self.bans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Never again with this member, until the pair is set up anew. In force even if it could not be stored.
+    /// Members of this epoch that this one does not sign ECDSA with.
+    pub fn bans(&self) -> BTreeSet<PartyIndex> {
+        self.banned().iter().filter_map(|member| self.index_of(member)).collect()
+    }
+
+    /// Never again with this member, until the pair is set up anew and the operator agrees. In force even if it could not be stored.
     pub fn ban(&self, party: PartyIndex, reason: String, now: u64) -> Result<(), HoldingError> {
-        self.bans.lock().unwrap_or_else(PoisonError::into_inner).insert(party);
         let member = self.public().roster.member(party).copied();
         let member = member.ok_or_else(|| HoldingError::Damaged(self.dir.clone(), "a ban of no member"))?;
+        self.banned().insert(member);
         Ok(self.store.ban(&Ban { member, epoch: self.epoch(), time_seconds: now, reason })?)
+    }
+
+    /// Ends a ban; durable when this returns.
+    pub(super) fn end_ban(&self, member: &MemberId) -> Result<(), HoldingError> {
+        self.store.lift_ban(member)?;
+        self.banned().remove(member);
+        Ok(())
     }
 }

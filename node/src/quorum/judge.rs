@@ -80,7 +80,7 @@ fn wants_acceptance(holding: &Holding) -> bool {
 
 /// Decides. Whatever comes out is in the log; a yes is durable once the guard has settled.
 pub fn decide(core: &Core, holding: &Holding, asking: &Asking, checked: &Checked) -> Result<Facts, Refusal> {
-    if holding.guard().is_fenced() {
+    if holding.is_fenced() {
         return Err(Refusal::Fenced);
     }
     let facts = facts(core, asking.coordinator, checked);
@@ -114,6 +114,9 @@ pub fn release(core: &Core, holding: &Holding, facts: &Facts, checked: &Checked)
     let me = core.me();
     if holding.suspended().contains(&me) {
         return Err(Refusal::Suspended(super::peer_name(&me)));
+    }
+    if holding.is_fenced() {
+        return Err(Refusal::Fenced);
     }
     if wants_acceptance(holding) { acceptable(core, checked) } else { Ok(()) }
 }

@@ -79,6 +79,9 @@ pub fn asked(core: &Arc<Core>, from: MemberId, topic: Topic, ranges: &[LeaseRang
     if holding.is_unconfirmed() {
         return core.refuse(&topic, from, Refusal::Restored);
     }
+    if holding.is_fenced() {
+        return core.refuse(&topic, from, Refusal::Fenced);
+    }
     let suspended = holding.suspended();
     if let Some(member) = [from, core.me()].iter().find(|member| suspended.contains(member)) {
         return core.refuse(&topic, from, Refusal::Suspended(peer_name(member)));

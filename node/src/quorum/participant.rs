@@ -15,7 +15,9 @@ use tss_wallet::{MemberId, Outgoing, PartyIndex, SignError, SignItem, SignParams
 use super::blame::{self, Accusation};
 use super::check::{self, Checked};
 use super::core::Core;
+use super::core::incoming::Opening;
 use super::error::peer_name;
+use super::fence;
 use super::holding::Holding;
 use super::judge::{self, Asking};
 use super::link::{Heard, Link};
@@ -29,6 +31,8 @@ use crate::metrics::metrics;
 const STUCK_AFTER: Duration = Duration::from_millis(900);
 /// More for each item: they are computed one after the other.
 const STUCK_PER_ITEM: Duration = Duration::from_millis(20);
+/// More for each other session of this member: they share its processors.
+pub(super) const PER_SESSION: Duration = Duration::from_millis(15);
 /// Longest a coordinator may ask for.
 const MAX_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -56,12 +60,12 @@ pub(super) fn post(link: &Link<'_>, holding: &Holding, outgoing: Vec<Outgoing>) 
 }
 
 /// Another member asks for this one's part.
-pub fn asked(core: &Arc<Core>, from: MemberId, topic: Topic, request: SignRequest) {
+pub(super) fn asked(core: &Arc<Core>, from: MemberId, topic: Topic, request: SignRequest, slot: Opening) {
     let holding = match core.holding(&topic.wallet) {
         Some(holding) if holding.index_of(&from).is_some() => holding,
         _ => return core.refuse(&topic, from, Refusal::UnknownWallet),
     };
-    let result = take_part(core, &holding, from, topic, request);
+    let result = take_part(core, &holding, from, topic, request, slot);
     metrics().decision(match &result {
         Ok(()) => "sign",
         Err(Refusal::NeedsApproval) => "ask",
@@ -95,6 +99,7 @@ fn take_part(
     from: MemberId,
     topic: Topic,
     request: SignRequest,
+    slot: Opening,
 ) -> Result<(), Refusal> {
     if holding.epoch() != topic.epoch {
         return Err(Refusal::OtherEpoch(holding.epoch().0));
@@ -104,6 +109,9 @@ fn take_part(
     }
     if holding.is_unconfirmed() {
         return Err(Refusal::Restored);
+    }
+    if holding.is_fenced() {
+        return Err(Refusal::Fenced);
     }
     let signers = signers_of(holding, &from, &request.signers)?;
     let suspended = holding.suspended();
@@ -149,6 +157,7 @@ fn take_part(
         Err(OpenError::Twice) => return Ok(()),
         Err(error) => return Err(error.into()),
     };
+    drop(slot);
     let link = Link::new(core, topic, inbox, members);
     let asking = Asking {
         coordinator: from,
@@ -183,7 +192,8 @@ fn run(part: Part<'_>, params: &SignParams, patience: Duration) -> Result<bool, 
     let Part { core, holding, link, asking, facts, checked } = part;
     let coordinator = asking.coordinator;
     let deadline = Instant::now() + patience;
-    let stuck_after = STUCK_AFTER + STUCK_PER_ITEM * u32::try_from(params.items.len()).unwrap_or(u32::MAX).min(2_000);
+    let items = u32::try_from(params.items.len()).unwrap_or(u32::MAX).min(2_000);
+    let stuck_after = STUCK_AFTER + STUCK_PER_ITEM * items + PER_SESSION * core.sessions.others_open();
     let share = holding.share().ok_or(Refusal::Locked)?;
     let started = SigningSession::start(share, params, &core.fresh_seed());
     let (mut session, outgoing) = started.map_err(|error| failed(core, holding, link, &error))?;
@@ -268,6 +278,9 @@ pub(super) fn note_failure(core: &Core, holding: &Holding, link: &Link<'_>, erro
         && let Err(error) = holding.ban(party, error.to_string(), core.chain.now())
     {
         tracing::error!(%session, %error, "a ban could not be stored; it holds until restart alone");
+    }
+    if error.verdict() == Verdict::Ban {
+        fence::announce(core, holding);
     }
     let member = error.culprit().and_then(|party| holding.public().roster.member(party).copied());
     let Some((kind, member)) = blame::kind_of(error).zip(member) else { return };

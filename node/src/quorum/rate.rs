@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-/// Requests at once, and for each second after.
-pub const BURST: u32 = 1_024;
+use super::sessions::CONCURRENT_SIGNATURES;
+
+/// Requests at once, and for each second after. A payment comes with some four others: leases, its transaction, a mark.
+pub const BURST: u32 = 8 * CONCURRENT_SIGNATURES as u32;
 pub const PER_SECOND: u32 = 256;
 
 const NANOS: u128 = 1_000_000_000;

@@ -7,9 +7,11 @@
 //!    says so, and erases its old share when all have said so; a member that signed and saw no certificate keeps both
 //!    and asks ([`settle`]).
 //!
-//! Signing goes on meanwhile with the old shares. A refresh needs no consent of the operators; a reshare must match each
-//! participant's own configuration, and off regtest nobody helps to repair a share without its operator.
+//! Signing goes on meanwhile with the old shares. A refresh needs no consent of the operators, and ends no ban without
+//! it ([`bans`]); a reshare must match each participant's own configuration, and off regtest nobody helps to repair a share
+//! without its operator.
 
+mod bans;
 mod ceremony;
 mod consent;
 pub mod join;

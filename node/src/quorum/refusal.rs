@@ -64,7 +64,7 @@ pub enum Refusal {
     Mempool(String),
     #[error("{0}")]
     Policy(Denial),
-    #[error("it was rolled back to an old state, and waits until enough members have told what they know of it")]
+    #[error("it was rolled back to an old state and has forgotten what it promised: repairshare deals it a new share")]
     Fenced,
     #[error("its operator has not approved this yet")]
     NeedsApproval,

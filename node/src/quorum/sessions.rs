@@ -12,16 +12,21 @@ use std::time::{Duration, Instant};
 use bitcoin::Txid;
 use tss_wallet::{MemberId, SessionId, WalletId};
 
+/// Signatures that a member may coordinate at a time.
+pub const CONCURRENT_SIGNATURES: usize = 256;
+/// Sessions that one member started: its signatures, and the leases and questions that go with them.
+pub const MAX_SESSIONS_PER_PEER: usize = CONCURRENT_SIGNATURES + CONCURRENT_SIGNATURES / 2;
 /// Sessions one co-signer takes part in at a time.
-pub const MAX_SESSIONS: usize = 480;
-/// Of these, sessions that one member started.
-pub const MAX_SESSIONS_PER_PEER: usize = 256;
+pub const MAX_SESSIONS: usize = 4 * CONCURRENT_SIGNATURES;
 /// Frames that wait at one session.
 const INBOX_FRAMES: usize = 256;
-/// Frames of one peer kept for sessions not yet open.
-const EARLY_FRAMES_PER_PEER: usize = 64;
-/// Bytes of all such frames.
+/// Frames of one peer kept for sessions not yet open: those of the first two rounds of as many as it may start.
+const EARLY_FRAMES_PER_PEER: usize = 2 * MAX_SESSIONS_PER_PEER;
+/// Of these, for one session; of all members together they fit into its inbox.
+const EARLY_FRAMES_PER_SESSION: usize = 16;
+/// Bytes of all such frames, and of those of one peer.
 const EARLY_BYTES: usize = 64 << 20;
+const EARLY_BYTES_PER_PEER: usize = 16 << 20;
 /// How long they are kept.
 const EARLY_AGE: Duration = Duration::from_secs(5);
 
@@ -113,6 +118,20 @@ struct Table {
 }
 
 impl Table {
+    /// Whether one more early frame may be kept.
+    fn has_room_for(&self, id: &SessionId, from: &MemberId, bytes: usize) -> bool {
+        let (mut frames, mut of_session, mut of_peer) = (0, 0, bytes);
+        for early in self.early.iter().filter(|early| early.from == *from) {
+            frames += 1;
+            of_session += usize::from(early.session == *id);
+            of_peer = of_peer.saturating_add(early.envelope.len());
+        }
+        frames < EARLY_FRAMES_PER_PEER
+            && of_session < EARLY_FRAMES_PER_SESSION
+            && of_peer <= EARLY_BYTES_PER_PEER
+            && self.early_bytes.saturating_add(bytes) <= EARLY_BYTES
+    }
+
     fn forget_old(&mut self, now: Instant) {
         while let Some(oldest) = self.early.front() {
             if now.duration_since(oldest.at) < EARLY_AGE && self.early_bytes <= EARLY_BYTES {
@@ -161,7 +180,7 @@ impl Sessions {
         for early in std::mem::take(&mut table.early) {
             if early.session == id {
                 table.early_bytes = table.early_bytes.saturating_sub(early.envelope.len());
-                // The inbox is empty and larger than what a peer may send early.
+                // The inbox is empty and larger than what all members may send early.
                 let _ = frames.try_send(Inbound::Frame { from: early.from, envelope: early.envelope });
             } else {
                 kept.push_back(early);
@@ -170,6 +189,12 @@ impl Sessions {
         table.early = kept;
         table.open.insert(id, Entry { info, frames });
         Ok(Inbox { id, frames: receiver, sessions: self.clone() })
+    }
+
+    /// How many sessions there are beside the caller's own.
+    pub fn others_open(&self) -> u32 {
+        // Never more than the limit above.
+        u32::try_from(self.table().open.len().saturating_sub(1)).unwrap_or(0)
     }
 
     pub fn is_open(&self, id: &SessionId) -> bool {
@@ -187,8 +212,7 @@ impl Sessions {
             return;
         }
         let now = Instant::now();
-        let of_peer = table.early.iter().filter(|early| early.from == from).count();
-        if of_peer < EARLY_FRAMES_PER_PEER && table.early_bytes.saturating_add(envelope.len()) <= EARLY_BYTES {
+        if table.has_room_for(&id, &from, envelope.len()) {
             table.early_bytes += envelope.len();
             table.early.push_back(Early { session: id, from, envelope, at: now });
         }
@@ -332,12 +356,34 @@ mod tests {
     #[test]
     fn early_frames_of_a_peer_are_bounded() {
         let sessions = Sessions::default();
-        for _ in 0..2 * EARLY_FRAMES_PER_PEER {
-            sessions.deliver(session(1), MemberId([2; 32]), vec![0; 10]);
+        let liar = MemberId([2; 32]);
+        for _ in 0..2 * EARLY_FRAMES_PER_SESSION {
+            sessions.deliver(session(1), liar, vec![0; 10]);
+        }
+        assert_eq!(sessions.table().early.len(), EARLY_FRAMES_PER_SESSION);
+        for id in 0..2 * EARLY_FRAMES_PER_PEER as u16 {
+            sessions.deliver(session(id), liar, vec![0; 10]);
         }
         assert_eq!(sessions.table().early.len(), EARLY_FRAMES_PER_PEER);
-        sessions.peer_down(MemberId([2; 32]));
-        assert_eq!(sessions.table().early_bytes, 0);
+        sessions.deliver(session(1), MemberId([3; 32]), vec![0; 10]);
+        assert_eq!(sessions.table().early.len(), EARLY_FRAMES_PER_PEER + 1);
+        sessions.peer_down(liar);
+        assert_eq!(sessions.table().early_bytes, 10);
+        for id in 0..3 {
+            sessions.deliver(session(id), liar, vec![0; EARLY_BYTES_PER_PEER / 2]);
+        }
+        assert_eq!(sessions.table().early.len(), 3);
+    }
+
+    #[test]
+    fn what_came_early_for_every_signature_of_a_coordinator_is_there_when_they_open() {
+        let sessions = Sessions::default();
+        let ids = 0..CONCURRENT_SIGNATURES as u16;
+        for id in ids.clone() {
+            sessions.deliver(session(id), MemberId([9; 32]), vec![7; 30_000]);
+        }
+        let inboxes: Vec<Inbox> = ids.map(|id| sessions.open(info(id, 9)).unwrap()).collect();
+        assert!(inboxes.iter().all(|inbox| matches!(inbox.next(soon()), Some(Inbound::Frame { .. }))));
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! new nonces. A member whose operator must be asked is waited for when nobody else can sign.
 //! Ends within the signing timeout, or as soon as fewer than t members are ready, naming who is missing.
 
+mod field;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use tss_wallet::policy::Facts;
 use tss_wallet::sign::{MAX_ECDSA_ITEMS, Verdict};
 use tss_wallet::{Epoch, MemberId, PartyIndex, SessionId, SignError, SignParams, Signature, SigningSession};
 
+use self::field::{Candidate, Failure, Fault, Field};
 use super::approvals::OPEN_SECONDS;
 use super::check::{self, Checked};
 use super::coins::TakenCoins;
@@ -23,18 +26,20 @@ use super::error::{Missing, MissingList, QuorumError};
 use super::holding::Holding;
 use super::judge::{self, Asking};
 use super::link::{Heard, Link};
-use super::participant::{carries_share, members_of, needs_ecdsa, note_failure, post, sign_items};
+use super::participant::{PER_SESSION, carries_share, members_of, needs_ecdsa, note_failure, post, sign_items};
 use super::refusal::Refusal;
 use super::sessions::SessionKind;
 use super::switching::{self, OtherEpoch};
 use super::wire::{CoinChoice, Message, SignRequest, Subject, Topic};
 use crate::metrics::metrics;
 
-pub use super::participant::asked;
+pub(super) use super::participant::asked;
 
 /// How long an attempt goes on without a message from those it waits for.
 const NO_PROGRESS: Duration = Duration::from_millis(1_400);
 const NO_PROGRESS_PER_ITEM: Duration = Duration::from_millis(30);
+/// How long a member that has no room is left alone.
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// ECDSA inputs of one ceremony: the largest message stays below a few megabytes.
 const CHUNK: usize = if MAX_ECDSA_ITEMS < 100 { MAX_ECDSA_ITEMS } else { 100 };
 
@@ -58,42 +63,6 @@ impl Default for Terms<'_> {
     fn default() -> Self {
         let approval_seconds = OPEN_SECONDS;
         Self { idempotency_key: None, coins: CoinChoice::Caller, last_draw: false, approval_seconds }
-    }
-}
-
-/// Why an attempt ended without signatures.
-enum Failure {
-    /// These members did not do their part.
-    Members(Vec<(Missing, Fault)>),
-    /// These two do not sign with each other.
-    Pair(MemberId, MemberId),
-    /// Nobody can be named: try other signers.
-    Set(String),
-    /// Trying again does not help.
-    Final(QuorumError),
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fault {
-    Gone,
-    Refused,
-    Silent,
-    /// Its operator has not answered yet.
-    Asked,
-}
-
-/// What is known of the other members in the course of one request.
-#[derive(Default)]
-struct Field {
-    out: BTreeMap<MemberId, (Missing, Fault)>,
-    pairs: BTreeSet<(MemberId, MemberId)>,
-    sets: BTreeSet<Vec<MemberId>>,
-}
-
-impl Field {
-    /// Somebody's operator has not answered yet.
-    fn asks(&self) -> bool {
-        self.out.values().any(|(_, fault)| *fault == Fault::Asked)
     }
 }
 
@@ -203,7 +172,7 @@ impl Request<'_> {
         let mut field = Field::default();
         let facts = self.own_decision()?;
         loop {
-            let partners = match self.choose(&mut field) {
+            let partners = match self.choose(&field) {
                 Ok(partners) => partners,
                 Err(error) if field.asks() => {
                     self.wait_for_answers(&mut field, error)?;
@@ -221,13 +190,20 @@ impl Request<'_> {
                 }
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Pair(one, other)) => {
-                    field.pairs.insert((one.min(other), one.max(other)));
+                    field.apart(one, other);
                 }
                 Err(Failure::Set(why)) => {
                     tracing::warn!(wallet = self.holding.name(), why, "attempt failed; trying other signers");
-                    field.sets.insert(partners);
+                    field.set_failed(partners);
+                }
+                Err(Failure::Silence(why)) => {
+                    tracing::warn!(wallet = self.holding.name(), why, "attempt failed; trying other signers first");
+                    field.set_silent(partners);
                 }
                 Err(Failure::Members(members)) => {
+                    if members.iter().any(|(_, fault)| *fault == Fault::Busy) {
+                        std::thread::sleep(BUSY_PAUSE);
+                    }
                     for (missing, fault) in members {
                         tracing::warn!(wallet = self.holding.name(), %missing, "signer replaced");
                         field.out.insert(missing.member, (missing, fault));
@@ -275,8 +251,7 @@ impl Request<'_> {
         let asked: Vec<MemberId> =
             field.out.iter().filter(|(_, (_, fault))| *fault == Fault::Asked).map(|(member, _)| *member).collect();
         self.wait(ANSWER_POLL, asked, &missing)?;
-        field.out.retain(|_, (_, fault)| *fault != Fault::Asked);
-        field.sets.clear();
+        field.again();
         Ok(())
     }
 
@@ -326,7 +301,7 @@ impl Request<'_> {
     }
 
     /// The fastest t−1 members that are ready, in roster order.
-    fn choose(&self, field: &mut Field) -> Result<Vec<MemberId>, QuorumError> {
+    fn choose(&self, field: &Field) -> Result<Vec<MemberId>, QuorumError> {
         let items = sign_items(&self.checked);
         let banned = if needs_ecdsa(&items) {
             members_of(self.holding, &Vec::from_iter(self.holding.bans()))
@@ -334,7 +309,7 @@ impl Request<'_> {
             Vec::new()
         };
         let needed = usize::from(self.holding.threshold()) - 1;
-        let mut ready: Vec<(bool, bool, Duration, MemberId)> = Vec::new();
+        let mut candidates: Vec<Candidate> = Vec::new();
         let mut missing = Vec::new();
         for member in self.holding.others() {
             if banned.contains(&member) {
@@ -350,37 +325,20 @@ impl Request<'_> {
                 missing.push(Missing::unreachable(self.core, member));
                 continue;
             }
-            match field.out.get(&member) {
-                Some((_, Fault::Silent)) | None => {}
-                Some((known, _)) => {
-                    missing.push(known.clone());
-                    continue;
-                }
+            if let Some((known, _)) = field.out.get(&member).filter(|(_, fault)| !fault.passes()) {
+                missing.push(known.clone());
+                continue;
             }
             let latency = status.and_then(|status| status.latency).unwrap_or(Duration::MAX);
-            ready.push((field.out.contains_key(&member), self.core.is_suspect(&member), latency, member));
+            candidates.push(Candidate { member, suspect: self.core.is_suspect(&member), latency });
         }
-        ready.sort();
-        let candidates: Vec<MemberId> = ready.iter().map(|(_, _, _, member)| *member).collect();
-        let me = self.core.me();
-        let fits = |set: &[MemberId]| {
-            let apart = |one: &MemberId, other: &MemberId| field.pairs.contains(&(*one.min(other), *one.max(other)));
-            let clique = set
-                .iter()
-                .enumerate()
-                .all(|(position, one)| !apart(one, &me) && set[..position].iter().all(|other| !apart(one, other)));
-            let mut sorted = set.to_vec();
-            sorted.sort_unstable();
-            clique && !field.sets.contains(&sorted)
-        };
-        if let Some(mut set) = first_subset(&candidates, needed, &fits) {
-            set.sort_unstable();
+        if let Some(set) = field.next(candidates.clone(), needed, &self.core.me()) {
             return Ok(set);
         }
         if candidates.len() >= needed {
-            missing.extend(candidates.iter().map(|member| match field.out.get(member) {
+            missing.extend(candidates.iter().map(|candidate| match field.out.get(&candidate.member) {
                 Some((known, _)) => known.clone(),
-                None => Missing { member: *member, why: "the signature failed with it".to_owned() },
+                None => Missing { member: candidate.member, why: "the signature failed with it".to_owned() },
             }));
         }
         let ready = candidates.len().min(needed);
@@ -428,14 +386,14 @@ impl Request<'_> {
         });
         gone(core, link.send_all(0, &request))?;
         let count = u32::try_from(items.len()).unwrap_or(u32::MAX).min(2_000);
-        let pause = NO_PROGRESS + NO_PROGRESS_PER_ITEM * count;
+        let pause = || NO_PROGRESS + NO_PROGRESS_PER_ITEM * count + PER_SESSION * core.sessions.others_open();
         let params = SignParams { session: topic.session, signers, items, banned: holding.bans() };
         let share = holding.share().ok_or(Failure::Final(QuorumError::Locked))?;
         let (mut session, outgoing) =
             SigningSession::start(share, &params, &core.fresh_seed()).map_err(|error| self.fault(link, &error))?;
         gone(core, post(link, holding, outgoing))?;
         judge::settle(holding).map_err(own_refusal)?;
-        let mut silence_ends = Instant::now() + pause;
+        let mut heard_at = Instant::now();
         let mut stuck: BTreeMap<MemberId, Vec<MemberId>> = BTreeMap::new();
         loop {
             if let Some(signatures) = session.finished() {
@@ -444,7 +402,8 @@ impl Request<'_> {
             }
             let waiting = members_of(holding, &session.waiting_for());
             link.note("signing", waiting.iter().copied());
-            match link.next(silence_ends.min(self.deadline.get())) {
+            let silence_ends = (heard_at + pause()).min(self.deadline.get());
+            match link.next(silence_ends) {
                 Heard::Message(from, Message::Protocol(bodies)) => {
                     let Some(index) = holding.index_of(&from) else { continue };
                     self.agreed.borrow_mut().insert(index);
@@ -463,7 +422,7 @@ impl Request<'_> {
                         }
                     }
                     stuck.clear();
-                    silence_ends = Instant::now() + pause;
+                    heard_at = Instant::now();
                 }
                 Heard::Message(from, Message::Refuse(Refusal::Excluded(other))) => {
                     let other = u8::try_from(other).ok().and_then(|index| PartyIndex::new(index).ok());
@@ -499,6 +458,8 @@ impl Request<'_> {
                     return Err(Failure::Members(vec![(Missing::unreachable(core, member), Fault::Gone)]));
                 }
                 Heard::Stop => return Err(Failure::Final(QuorumError::Stopped)),
+                // More sessions than before: all of them are slower.
+                Heard::Deadline if Instant::now() < (heard_at + pause()).min(self.deadline.get()) => {}
                 Heard::Deadline => return Err(silent(core, &waiting, &stuck)),
             }
         }
@@ -507,19 +468,16 @@ impl Request<'_> {
     fn fault(&self, link: &Link<'_>, error: &SignError) -> Failure {
         note_failure(self.core, self.holding, link, error);
         let culprit = error.culprit().and_then(|party| self.holding.public().roster.member(party).copied());
-        match (error.verdict(), culprit) {
-            (Verdict::Ban, Some(member)) => Failure::Pair(self.core.me(), member),
-            (Verdict::Retry, Some(member)) => {
-                Failure::Members(vec![(Missing { member, why: error.to_string() }, Fault::Refused)])
-            }
-            (Verdict::Fatal, _) => Failure::Final(QuorumError::Internal(error.to_string())),
-            _ => Failure::Set(error.to_string()),
-        }
+        Failure::of(error, culprit, self.core.me())
     }
 }
 
 fn refused(from: MemberId, refusal: &Refusal) -> Failure {
-    let fault = if *refusal == Refusal::NeedsApproval { Fault::Asked } else { Fault::Refused };
+    let fault = match refusal {
+        Refusal::NeedsApproval => Fault::Asked,
+        Refusal::Busy => Fault::Busy,
+        _ => Fault::Refused,
+    };
     Failure::Members(vec![(Missing::refused(from, refusal), fault)])
 }
 
@@ -535,53 +493,16 @@ fn gone(core: &Core, unreachable: BTreeSet<MemberId>) -> Result<(), Failure> {
     Err(Failure::Members(missing.collect()))
 }
 
-/// Those who said nothing; a member that reported whom it waits for is not to blame.
+/// Those who said nothing. A member that reported whom it waits for is not to blame; where all did, nobody can be named.
 fn silent(core: &Core, waiting: &[MemberId], stuck: &BTreeMap<MemberId, Vec<MemberId>>) -> Failure {
-    let mut silent: Vec<MemberId> = waiting.iter().filter(|member| !stuck.contains_key(member)).copied().collect();
-    if silent.is_empty() {
-        silent = waiting.to_vec();
+    let silent: Vec<MemberId> = waiting.iter().filter(|member| !stuck.contains_key(member)).copied().collect();
+    if silent.is_empty() && waiting.len() > 1 {
+        return Failure::Silence("the signers wait for each other".to_owned());
     }
+    let silent = if silent.is_empty() { waiting.to_vec() } else { silent };
     let missing = silent.into_iter().map(|member| {
         core.suspect(member);
         (Missing::silent(member), Fault::Silent)
     });
     Failure::Members(missing.collect())
-}
-
-/// The first subset of a size, in the order of preference, that fits.
-fn first_subset(from: &[MemberId], size: usize, fits: &dyn Fn(&[MemberId]) -> bool) -> Option<Vec<MemberId>> {
-    fn extend(from: &[MemberId], size: usize, chosen: &mut Vec<MemberId>, fits: &dyn Fn(&[MemberId]) -> bool) -> bool {
-        if chosen.len() == size {
-            return fits(chosen);
-        }
-        for (position, member) in from.iter().enumerate() {
-            chosen.push(*member);
-            if extend(&from[position + 1..], size, chosen, fits) {
-                return true;
-            }
-            chosen.pop();
-        }
-        false
-    }
-    let mut chosen = Vec::with_capacity(size);
-    extend(from, size, &mut chosen, fits).then_some(chosen)
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
-    use super::*;
-
-    fn members(ids: &[u8]) -> Vec<MemberId> {
-        ids.iter().map(|id| MemberId([*id; 32])).collect()
-    }
-
-    #[test]
-    fn the_first_fitting_subset_keeps_the_order_of_preference() {
-        let from = members(&[4, 2, 3]);
-        assert_eq!(first_subset(&from, 2, &|_| true), Some(members(&[4, 2])));
-        assert_eq!(first_subset(&from, 2, &|set| !set.contains(&MemberId([2; 32]))), Some(members(&[4, 3])));
-        assert_eq!(first_subset(&from, 2, &|_| false), None);
-        assert_eq!(first_subset(&from, 4, &|_| true), None);
-    }
 }

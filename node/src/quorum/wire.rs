@@ -13,11 +13,12 @@ use tss_wallet::wallet::keychain::{ChainId, KeyId};
 use tss_wallet::{Envelope, EnvelopeError, Epoch, Expected, MemberId, SessionId, SigningIdentity, WalletId};
 
 use super::fence::Mark;
+use super::names::{NameAnswer, NameRequest};
 use super::refusal::Refusal;
 use super::sharing::AddressLabel;
 
 /// Of the messages below.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 const OPENS: u8 = 1;
 const BELONGS: u8 = 0;
@@ -152,6 +153,8 @@ pub struct WalletStatus {
     pub locked: bool,
     /// Restored from a backup, and not yet confirmed by others.
     pub unconfirmed: bool,
+    /// Rolled back to an old state, and not yet repaired.
+    pub fenced: bool,
     /// The highest epoch whose certificate it signed and does not hold complete.
     pub promised: Option<Epoch>,
     pub marks: Vec<(ChainId, u32)>,
@@ -225,6 +228,10 @@ pub enum Message {
     AskKeys,
     /// How much the sender has signed.
     Mark(Mark),
+    /// The sender is about to pay under this name.
+    Name(NameRequest),
+    /// It is through with it.
+    NameDone(NameRequest),
     // These belong to one.
     Status(Status),
     Accept,
@@ -250,6 +257,7 @@ pub enum Message {
     Outcome(Outcome),
     /// Public keys with their certificate, where there are some.
     Keys(Option<Blob>),
+    Named(NameAnswer),
 }
 
 impl Message {
@@ -268,6 +276,8 @@ impl Message {
                 | Self::AskRepair(_)
                 | Self::AskKeys
                 | Self::Mark(_)
+                | Self::Name(_)
+                | Self::NameDone(_)
         )
     }
 }

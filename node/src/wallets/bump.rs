@@ -41,7 +41,7 @@ impl Loaded {
         }
         let original = self.original(request, as_draft)?;
         let spend = self.replacement(request, &original)?;
-        let (params, _) = self.spend_params(&spend, None).map_err(not_created)?;
+        let (params, _) = self.spend_params(&spend, &[]).map_err(not_created)?;
         if as_draft {
             self.prepare_change(&params);
             let draft = draft(&mut self.wallet(), &params, self.options.max_aps_fee).map_err(not_created)?;

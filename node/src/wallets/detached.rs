@@ -13,9 +13,10 @@ use tss_wallet::SessionId;
 use super::loaded::Loaded;
 use crate::quorum::approvals::OPEN_SECONDS_UNATTENDED;
 use crate::quorum::peer_name;
+use crate::quorum::sessions::CONCURRENT_SIGNATURES;
 
 /// Payments under way at a time, and ended ones that are still shown.
-const MAX_RUNNING: usize = 64;
+const MAX_RUNNING: usize = CONCURRENT_SIGNATURES;
 const MAX_ENDED: usize = 256;
 
 /// One of them, as it is shown.

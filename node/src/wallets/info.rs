@@ -66,6 +66,9 @@ pub(super) fn not_ready(keys: &Keys) -> Option<String> {
     if online < needed {
         return Some(format!("wallet \"{}\": {online} of {needed} needed members are online", holding.name()));
     }
+    if let Some(refusal) = holding.own_refusal(&core.me()) {
+        return Some(format!("wallet \"{}\": {refusal}", holding.name()));
+    }
     holding.share().is_none().then(|| format!("wallet \"{}\": its share is locked", holding.name()))
 }
 

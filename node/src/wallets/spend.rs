@@ -1,8 +1,7 @@
 //! Payments: funded, claimed, signed by the quorum, written down, and only then broadcast.
 //!
 //! A failure before the transaction is written down frees its coins again; after it, the payment stands, whatever the
-//! mempool says. A payment with a name of its own (`idempotency_key`) is made once: a retry either finds it, or spends
-//! a coin of the earlier attempt, so that both can never confirm.
+//! mempool says. A payment with a name of its own is made once ([`super::named`]).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -62,7 +61,7 @@ impl Loaded {
     pub(super) fn spend_params(
         &self,
         request: &SpendRequest,
-        required: Option<OutPoint>,
+        required: &[OutPoint],
     ) -> Result<(SpendParams, Chosen), RpcError> {
         let options = &self.options;
         let chosen = fees::choose(options, self.chain.as_ref(), request.fee)?;
@@ -88,8 +87,10 @@ impl Loaded {
                 prevout: self.chain.output(&input.outpoint),
             })
             .collect();
-        if let Some(outpoint) = required.filter(|outpoint| !inputs.iter().any(|input| input.outpoint == *outpoint)) {
-            inputs.push(PresetInput { outpoint, sequence: None, weight: None, prevout: None });
+        for outpoint in required {
+            if !inputs.iter().any(|input| input.outpoint == *outpoint) {
+                inputs.push(PresetInput { outpoint: *outpoint, sequence: None, weight: None, prevout: None });
+            }
         }
         let wallet_flag = self.wallet().avoid_reuse();
         let params = SpendParams {
@@ -147,7 +148,7 @@ impl Loaded {
 
     /// Coins and change for a payment; nothing is signed.
     pub(super) fn fund_request(&self, request: &SpendRequest) -> Result<Funded, RpcError> {
-        let (params, _) = self.spend_params(request, None)?;
+        let (params, _) = self.spend_params(request, &[])?;
         self.prepare_change(&params);
         let mut wallet = self.wallet();
         let draft = draft(&mut wallet, &params, self.options.max_aps_fee)?;
@@ -162,14 +163,19 @@ impl Loaded {
 
     /// A whole payment.
     pub(super) fn send_request(&self, request: &SpendRequest, note: &SendNote) -> Result<Sent, RpcError> {
-        let key = note.idempotency_key.as_deref();
-        let mut required = None;
-        if let Some((txid, inputs)) = key.and_then(|key| self.keys()?.holding.payment(key)) {
-            if self.wallet().ledger().get(&txid).is_some_and(|record| !record.is_abandoned()) {
-                return Ok(Sent { txid, fee_reason: keyless_rpc::wallet::backend::FeeReason::None });
-            }
-            required = inputs.first().copied();
+        match note.idempotency_key.as_deref().zip(self.keys()) {
+            Some((name, keys)) => self.send_named(request, note, name, &keys),
+            None => self.send_with(request, note, &[]),
         }
+    }
+
+    /// A whole payment that spends these coins, among others.
+    pub(super) fn send_with(
+        &self,
+        request: &SpendRequest,
+        note: &SendNote,
+        required: &[OutPoint],
+    ) -> Result<Sent, RpcError> {
         let (params, chosen) = self.spend_params(request, required).map_err(insufficient)?;
         let kept =
             LedgerNote { comment: note.comment.clone(), comment_to: note.comment_to.clone(), ..LedgerNote::default() };

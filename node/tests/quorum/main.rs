@@ -2,10 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod bans;
 mod chain;
 mod faults;
+mod fence;
 mod guards;
 mod lifecycle;
+mod load;
+mod names;
 mod node;
 mod restore;
 mod wallets;

@@ -204,8 +204,8 @@ impl ShareStore {
         Ok(self.db.write(&batch, Sync::Yes)?)
     }
 
-    /// Makes the pending share the active one under its complete certificate, keeps the one before in the previous
-    /// slot, and ends the bans of all members whose pair set-up is new: all in one write.
+    /// Makes the pending share the active one under its complete certificate, and keeps the one before in the
+    /// previous slot: all in one write. Bans stay: that a pair was set up anew is not enough to end one.
     ///
     /// # Errors
     /// Refuses a certificate that does not complete the pending share, and an epoch that was held before.
@@ -242,11 +242,6 @@ impl ShareStore {
         for member in self.public_in(&ACTIVE)?.iter().flat_map(|before| before.roster.members()) {
             if public.roster.index_of(member).is_none() {
                 batch.put(Family::Share, former_key(member), epoch.0.to_be_bytes());
-            }
-        }
-        for member in self.bans()?.keys() {
-            if public.roster.index_of(member).is_some_and(|party| !public.absent.contains(&party)) {
-                batch.delete(Family::Share, ban_key(member));
             }
         }
         self.db.write(&batch, Sync::Yes)?;
@@ -458,7 +453,7 @@ impl ShareStore {
         Ok(self.db.write(&batch, Sync::Yes)?)
     }
 
-    /// Ends a ban; only a fresh pair set-up may do so.
+    /// Ends a ban; only after a fresh pair set-up, and by the operator's word.
     ///
     /// # Errors
     /// Fails when the database does.

@@ -10,8 +10,9 @@ use tss_wallet::MemberId;
 use super::{Core, MAX_OPENING_PER_PEER, TEND, locked};
 use crate::metrics::metrics;
 use crate::quorum::rate::Bucket;
+use crate::quorum::refusal::Refusal;
 use crate::quorum::wire::{self, Frame, Message, Topic};
-use crate::quorum::{fence, keygen, lease, redeal, sharing, signing};
+use crate::quorum::{fence, keygen, lease, names, redeal, sharing, signing};
 
 impl Core {
     fn member_of(&self, peer: &PeerId) -> Option<MemberId> {
@@ -47,6 +48,7 @@ impl Core {
                 let Some(member) = self.member_of(&peer) else { return };
                 tracing::info!(%peer, %reason, "co-signer disconnected");
                 self.sessions.peer_down(member);
+                names::gone(self, &member);
             }
             Event::Frame { from, bytes } => {
                 let Some(member) = self.member_of(&from) else { return };
@@ -66,32 +68,21 @@ impl Core {
             tracing::debug!(%from, "too many requests in a time; dropped");
             return;
         }
-        {
-            let mut opening = locked(&self.opening);
-            let count = opening.entry(from).or_default();
-            if *count >= MAX_OPENING_PER_PEER {
-                tracing::warn!(%from, "too many requests at a time; dropped");
-                return;
-            }
-            *count += 1;
-        }
-        self.spawn(move |core| {
-            match wire::open_first(&frame, core.me, from) {
-                Ok((topic, message)) => core.begin(from, topic, message),
+        let Some(slot) = Opening::take(self, from) else {
+            tracing::warn!(%from, "too many requests at a time");
+            return match wire::open_first(&frame, self.me, from) {
+                Ok((topic, _)) => self.refuse(&topic, from, Refusal::Busy),
                 Err(error) => tracing::warn!(%from, %error, "request dropped"),
-            }
-            let mut opening = locked(&core.opening);
-            if let Some(count) = opening.get_mut(&from) {
-                *count = count.saturating_sub(1);
-                if *count == 0 {
-                    opening.remove(&from);
-                }
-            }
+            };
+        };
+        self.spawn(move |core| match wire::open_first(&frame, core.me, from) {
+            Ok((topic, message)) => core.begin(from, topic, message, slot),
+            Err(error) => tracing::warn!(%from, %error, "request dropped"),
         });
     }
 
     /// A request of another member, on its own blocking thread.
-    fn begin(self: &Arc<Self>, from: MemberId, topic: Topic, message: Message) {
+    fn begin(self: &Arc<Self>, from: MemberId, topic: Topic, message: Message, slot: Opening) {
         match message {
             Message::Probe => {
                 self.send(&topic, 0, from, &Message::Status(self.status(&from)));
@@ -99,7 +90,7 @@ impl Core {
             Message::Invite(invitation) => keygen::invited(self, from, topic, invitation),
             Message::AskOutcome(ceremony) => keygen::asked(self, from, topic, ceremony),
             Message::Lease(ranges) => lease::asked(self, from, topic, &ranges),
-            Message::Sign(request) => signing::asked(self, from, topic, request),
+            Message::Sign(request) => signing::asked(self, from, topic, request, slot),
             Message::Sent(transactions) => sharing::sent_by(self, from, &topic, &transactions),
             Message::AskNews => sharing::news_for(self, from, &topic),
             Message::Labels { fill, labels } => sharing::labels_by(self, from, &topic, fill, &labels),
@@ -110,8 +101,40 @@ impl Core {
                 let holding = self.holding(&topic.wallet).filter(|holding| holding.index_of(&from).is_some());
                 holding.iter().for_each(|holding| fence::heard(holding, from, &mark));
             }
+            Message::Name(request) => names::asked(self, from, topic, &request),
+            Message::NameDone(request) => names::done(self, from, topic, &request),
             // `open_first` lets nothing else through.
             _ => {}
+        }
+    }
+}
+
+/// The place of a request among those of its sender that are being opened. Whoever has opened a session gives it back.
+pub(in crate::quorum) struct Opening {
+    core: Arc<Core>,
+    from: MemberId,
+}
+
+impl Opening {
+    fn take(core: &Arc<Core>, from: MemberId) -> Option<Self> {
+        let mut opening = locked(&core.opening);
+        let count = opening.entry(from).or_default();
+        if *count >= MAX_OPENING_PER_PEER {
+            return None;
+        }
+        *count += 1;
+        Some(Self { core: Arc::clone(core), from })
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        let mut opening = locked(&self.core.opening);
+        if let Some(count) = opening.get_mut(&self.from) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                opening.remove(&self.from);
+            }
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::sync::PoisonError;
 
-use bitcoin::hashes::{Hash, sha256};
 use bitcoin::{OutPoint, Txid};
 use tss_wallet::store::{Batch, Sync};
 use tss_wallet::wallet::keychain::ChainId;
@@ -10,11 +9,12 @@ use tss_wallet::{Family, MemberId};
 
 use super::{Holding, HoldingError, MARK_PREFIX, MAX_MARK_JUMP, PAYMENT_PREFIX, Payment};
 use crate::quorum::coins::TakenCoins;
+use crate::quorum::names;
 use crate::quorum::refusal::Refusal;
 use crate::quorum::wire::LeaseRange;
 
-fn payment_key(name: &str) -> Vec<u8> {
-    [PAYMENT_PREFIX, sha256::Hash::hash(name.as_bytes()).as_byte_array().as_slice()].concat()
+fn payment_key(name: &[u8; 32]) -> Vec<u8> {
+    [PAYMENT_PREFIX, name.as_slice()].concat()
 }
 
 impl Holding {
@@ -75,6 +75,11 @@ impl Holding {
 
     /// The last transaction signed under a user's own name for a payment, and the inputs that a retry must share.
     pub fn payment(&self, name: &str) -> Option<(Txid, Vec<OutPoint>)> {
+        self.payment_named(&names::digest(name))
+    }
+
+    /// The same by what the name is called among members.
+    pub fn payment_named(&self, name: &[u8; 32]) -> Option<(Txid, Vec<OutPoint>)> {
         let stored = self.db.get(Family::Claims, &payment_key(name)).ok().flatten()?;
         let known: Payment = postcard::from_bytes(&stored).ok()?;
         Some((known.txid, known.inputs))
@@ -85,7 +90,7 @@ impl Holding {
     pub fn remember_payment(&self, name: &str, txid: Txid, inputs: &[OutPoint]) -> Result<bool, HoldingError> {
         let _guard = self.payments.lock().unwrap_or_else(PoisonError::into_inner);
         let damaged = || HoldingError::Damaged(self.dir.clone(), "a payment cannot be read");
-        let key = payment_key(name);
+        let key = payment_key(&names::digest(name));
         let mut common = inputs.to_vec();
         if let Some(stored) = self.db.get(Family::Claims, &key)? {
             let known: Payment = postcard::from_bytes(&stored).map_err(|_| damaged())?;

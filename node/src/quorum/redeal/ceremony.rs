@@ -13,7 +13,7 @@ use super::super::holding::{self, Holding, HoldingError, nonce};
 use super::super::link::{Heard, Link};
 use super::super::wire::{Blob, Message, Proposal};
 use super::join::{self, Join};
-use super::{failed, note, settle};
+use super::{bans, failed, note, settle};
 
 /// Without a message, a ceremony waits this long, and longer with more members.
 const NO_PROGRESS: Duration = Duration::from_secs(8);
@@ -210,6 +210,7 @@ impl Ceremony<'_> {
             let (kind, members) = (self.proposal.kind, keys.roster.count());
             let detail = format!("{kind:?}: epoch {}, {} of {members}", keys.epoch, keys.roster.threshold());
             note(self.core, &holding, "dealt", detail);
+            bans::settle(self.core, &holding);
         }
         Ok(())
     }

@@ -83,6 +83,10 @@ pub(super) fn judge(
             if deals && holding.is_unconfirmed() {
                 return Err(Refusal::Restored);
             }
+            // A share that was not lost may mend others, where nothing else can: dealing it uses no pair.
+            if deals && holding.is_fenced() && !matches!(proposal.kind, RedealKind::Repair(_)) {
+                return Err(Refusal::Fenced);
+            }
             unsettled(holding, &params)?;
             let suspended = holding.suspended();
             if let Some(member) = params.participants().iter().find(|member| suspended.contains(member)) {

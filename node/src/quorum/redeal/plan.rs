@@ -107,6 +107,7 @@ pub(super) fn plan(core: &Core, holding: &Holding, request: &Request, field: Fie
     let mut absent = BTreeSet::new();
     let mut epoch = old.epoch.0.max(promised(holding).map_or(0, |epoch| epoch.0));
     let suspended = holding.suspended();
+    let mut fenced = Vec::new();
     for (member, status) in &ready {
         if suspended.contains(member) {
             missing.insert(*member, Missing { member: *member, why: "suspended here".to_owned() });
@@ -124,6 +125,7 @@ pub(super) fn plan(core: &Core, holding: &Holding, request: &Request, field: Fie
             Some(row) if row.epoch == old.epoch && holds && row.locked => {
                 missing.insert(*member, Missing::refused(*member, &Refusal::Locked));
             }
+            Some(row) if row.epoch == old.epoch && holds && !row.unconfirmed && row.fenced => fenced.push(*member),
             Some(row) if row.epoch == old.epoch && holds && !row.unconfirmed => {
                 dealers.insert(*member);
             }
@@ -133,6 +135,14 @@ pub(super) fn plan(core: &Core, holding: &Holding, request: &Request, field: Fie
                 missing.insert(*member, Missing { member: *member, why });
             }
             _ => {}
+        }
+    }
+    for member in fenced {
+        // Those that were rolled back deal only to be mended, and only where the others are too few.
+        if matches!(request.kind, RedealKind::Repair(_)) && dealers.len() < enough(&old.roster) {
+            dealers.insert(member);
+        } else if !repairs(core, request, &member) {
+            missing.insert(member, Missing::refused(member, &Refusal::Fenced));
         }
     }
     for member in missing.keys() {
@@ -178,6 +188,11 @@ pub(super) fn plan(core: &Core, holding: &Holding, request: &Request, field: Fie
         Ok(()) => return Ok(proposal),
     };
     Err(QuorumError::CannotRedeal { why, missing: MissingList(missing.into_values().collect()) })
+}
+
+/// How many must deal.
+fn enough(roster: &Roster) -> usize {
+    usize::from(roster.threshold()).max(usize::from(roster.count()) / 2 + 1)
 }
 
 /// Whether a member that has no share of the present epoch gets one.

@@ -18,18 +18,19 @@ use super::{Done, Request, consent, decode_keys, encode_keys, run};
 /// How long the member that lost its share waits for the one that coordinates its repair.
 const REPAIR: Duration = Duration::from_secs(60);
 
-/// This member's share is stale. It has it repaired by itself, unless its operator does that, or a try has just failed.
-pub(super) fn catch_up(core: &Arc<Core>, holding: &Arc<Holding>, epoch: Epoch) {
+/// This member's share is stale, or cannot be used since it was rolled back. It has it repaired by itself, unless its
+/// operator does that, or a try has just failed.
+pub(super) fn catch_up(core: &Arc<Core>, holding: &Arc<Holding>, why: &str) {
     if !core.policy().repairs_itself || holding.share().is_none() || !core.may_try(holding.wallet(), Unasked::Repair) {
         return;
     }
-    let (wallet, mine, theirs) = (holding.name(), holding.epoch(), epoch);
-    tracing::warn!(wallet, %mine, %theirs, "this member's share is stale; asking the others to deal it a new one");
+    let (wallet, mine) = (holding.name(), holding.epoch());
+    tracing::warn!(wallet, %mine, why, "asking the others to deal this member a new share");
     match repair_here(core, wallet) {
         Ok(done) => {
             tracing::info!(wallet, epoch = %done.keys.epoch, "this member's share is of the present epoch again")
         }
-        Err(error) => tracing::warn!(wallet, %error, "this member's share stays stale; trying again later"),
+        Err(error) => tracing::warn!(wallet, %error, "this member has got no new share; trying again later"),
     }
 }
 

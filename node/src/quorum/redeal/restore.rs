@@ -57,7 +57,7 @@ pub fn lift(core: &Arc<Core>, holding: &Arc<Holding>) {
         .ready
         .values()
         .filter_map(|status| status.wallets.iter().find(|row| row.wallet == holding.wallet()))
-        .filter(|row| row.epoch == holding.epoch() && !row.unconfirmed)
+        .filter(|row| row.epoch == holding.epoch() && !row.unconfirmed && !row.fenced)
         .collect();
     let needed = usize::from(holding.threshold()) - 1;
     if rows.len() < needed {

@@ -13,12 +13,13 @@ use std::time::{Duration, Instant};
 use tss_wallet::{Epoch, MemberId, PublicKeys, WalletId};
 
 use super::super::core::Core;
+use super::super::fence;
 use super::super::holding::{Holding, HoldingError, nonce};
 use super::super::link::{Heard, Link};
 use super::super::sessions::SessionKind;
 use super::super::wire::{Message, Topic};
 use super::join::Join;
-use super::{decode_keys, encode_keys, guard_name, note, repair, restore, schedule};
+use super::{bans, decode_keys, encode_keys, guard_name, note, repair, restore, schedule};
 
 const ANSWER: Duration = Duration::from_millis(1_000);
 
@@ -61,11 +62,16 @@ pub fn tend(core: &Arc<Core>) {
             return;
         }
         restore::lift(core, &holding);
+        bans::settle(core, &holding);
+        fence::settle(core, &holding);
         match settle(core, &holding) {
-            Left::Stale(epoch) => repair::catch_up(core, &holding, epoch),
+            Left::Stale(epoch) => {
+                repair::catch_up(core, &holding, &format!("its share is stale: the quorum is in epoch {epoch}"));
+            }
             Left::Out(epoch) => {
                 tracing::debug!(wallet = holding.name(), %epoch, "the quorum goes on without this member")
             }
+            Left::Nothing if holding.is_fenced() => repair::catch_up(core, &holding, "it was rolled back"),
             Left::Nothing => schedule::refresh_when_due(core, &holding),
         }
     }
@@ -166,7 +172,9 @@ fn take_up(core: &Core, holding: &Holding, keys: &PublicKeys) -> Result<(), Hold
     let Some(key) = holding.seal_key()? else { return Ok(()) };
     holding.store().take_up(keys.epoch)?;
     let share = holding.store().switch(keys.certificate.clone(), &key, &nonce())?;
-    core.hold(Arc::new(holding.renewed(share)?));
+    let renewed = Arc::new(holding.renewed(share)?);
+    core.hold(Arc::clone(&renewed));
+    bans::settle(core, &renewed);
     note(core, holding, "dealt", format!("epoch {}, its certificate came later", keys.epoch));
     tracing::info!(wallet = holding.name(), epoch = %keys.epoch, "the certificate has turned up; new epoch in force");
     Ok(())

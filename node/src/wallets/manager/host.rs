@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bitcoin::{OutPoint, Transaction};
+use bitcoin::{OutPoint, Transaction, Txid};
 use tss_wallet::WalletId;
 
 use super::{WalletManager, locked};
@@ -47,6 +47,10 @@ impl Host for WalletManager {
             }
             Err(error) => tracing::error!(wallet = name, error = error.message, "a new wallet could not be loaded"),
         }
+    }
+
+    fn transaction(&self, wallet: WalletId, txid: &Txid) -> Option<Transaction> {
+        self.of_quorum(wallet)?.live_transaction(txid)
     }
 
     fn spender(&self, wallet: WalletId, coin: &OutPoint) -> Option<Transaction> {
