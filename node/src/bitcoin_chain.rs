@@ -70,6 +70,10 @@ impl Chain for KernelChain {
         self.kernel.precise_time()
     }
 
+    fn peers_connected(&self, count: usize) {
+        self.kernel.set_peer_count(u32::try_from(count).unwrap_or(u32::MAX));
+    }
+
     fn tip(&self) -> BlockRef {
         let tip = self.kernel.tip().map(|tip| BlockRef { hash: tip.hash, height: tip.height });
         tip.unwrap_or(BlockRef { hash: BlockHash::all_zeros(), height: 0 })

@@ -263,6 +263,16 @@ fn bloom_messages_end_the_connection() {
 }
 
 #[test]
+fn the_chain_hears_of_every_peer_that_comes_and_goes() {
+    let node = Node::start();
+    let first = Client::ready(node.address());
+    let _second = Client::connect(node.address());
+    until("both are told", || node.chain.peers() == 2);
+    drop(first);
+    until("one is left", || node.chain.peers() == 1);
+}
+
+#[test]
 fn malformed_input_costs_a_message_or_the_connection_as_in_core() {
     let node = Node::start();
     let ping = serialize(&RawNetworkMessage::new(Magic::REGTEST, NetworkMessage::Ping(1)));

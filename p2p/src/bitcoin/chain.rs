@@ -129,6 +129,8 @@ pub trait LowWorkSync: Send {
 pub trait Chain: AddressBook + TxRelay + CompactBlocks + LightClients + Send + Sync + 'static {
     /// Time since the Unix epoch; follows mock time.
     fn now(&self) -> Duration;
+    /// So many peers are connected from now on.
+    fn peers_connected(&self, count: usize);
 
     /// Tip of the active chain.
     fn tip(&self) -> BlockRef;

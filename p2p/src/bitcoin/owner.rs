@@ -95,6 +95,8 @@ pub(super) struct Owner {
     next_id: PeerId,
     /// Peers that sent something in this round: looked at once when it ends.
     due: BTreeSet<PeerId>,
+    /// Peers that the chain knows of.
+    told_peers: usize,
     active: bool,
     listening: Arc<Vec<SocketAddr>>,
     dials: Dials,
@@ -161,6 +163,7 @@ impl Owner {
             peers: BTreeMap::new(),
             next_id: 0,
             due: BTreeSet::new(),
+            told_peers: 0,
             listening: wiring.listening,
             downloads: Downloads::default(),
             block_sources: blocks::Sources::default(),
@@ -227,6 +230,10 @@ impl Owner {
         }
         if self.last_tick.elapsed() >= TICK {
             self.tick();
+        }
+        if self.told_peers != self.peers.len() {
+            self.told_peers = self.peers.len();
+            self.chain.peers_connected(self.told_peers);
         }
     }
 

@@ -38,6 +38,10 @@ struct State {
     /// Parents that count as missing until they are in the mempool.
     missing: HashSet<Txid>,
     clock: Option<Duration>,
+    /// As the network told last.
+    peers: usize,
+    /// The block whose coins were loaded without what is below it.
+    snapshot: Option<BlockHash>,
     /// Blocks that are refused although their headers are fine.
     poisoned: HashSet<BlockHash>,
     /// What each peer announced, and is to be asked for.
@@ -86,6 +90,19 @@ impl Twin {
 
     pub fn set_time(&self, now: Duration) {
         self.lock().clock = Some(now);
+    }
+
+    /// Takes the chain up to a known header for the active one, without its blocks.
+    pub fn load_snapshot(&self, base: BlockHash) {
+        let mut state = self.lock();
+        let top = state.entries[&base].height;
+        state.active = (0..=top).map(|height| state.ancestor(&base, height).unwrap()).collect();
+        state.snapshot = Some(base);
+    }
+
+    /// How many peers the network says it has.
+    pub fn peers(&self) -> usize {
+        self.lock().peers
     }
 
     pub fn poison(&self, hash: BlockHash) {
@@ -276,6 +293,10 @@ impl State {
 impl Chain for Twin {
     fn now(&self) -> Duration {
         self.lock().clock.unwrap_or_else(wall)
+    }
+
+    fn peers_connected(&self, count: usize) {
+        self.lock().peers = count;
     }
 
     fn tip(&self) -> BlockRef {
