@@ -200,6 +200,17 @@ fn options_are_refused_as_bitcoind_refuses_them() {
 }
 
 #[test]
+fn what_core_throws_while_it_loads_is_said() {
+    let mut node = Daemon::new(Options::keyless().arg("-disablewallet").arg("-txindex"));
+    let indexes = node.net_dir().join("indexes");
+    std::fs::create_dir_all(&indexes).unwrap();
+    std::fs::write(indexes.join("txindex"), "not a folder").unwrap();
+    node.spawn();
+    assert_eq!(node.wait_end().code(), Some(1));
+    assert!(node.stderr().starts_with("Error: ") && node.stderr().contains("txindex"), "{}", node.stderr());
+}
+
+#[test]
 fn option_forms_and_precedence_are_cores() {
     let options = Options::keyless()
         .conf("uacomment=conf")
