@@ -8,11 +8,13 @@ use std::time::Duration;
 use bitcoin::block::Header;
 use bitcoin::consensus::deserialize;
 use bitcoin::hashes::Hash;
+use bitcoin::p2p::ServiceFlags;
 use bitcoin::{BlockHash, Txid, Work, Wtxid};
 use keyless_kernel::chain::{BlockInfo, BlockVerdict, BlockVerdictKind};
 use keyless_kernel::{Kernel, KernelError};
 use keyless_p2p::bitcoin::{
-    BlockOutcome, BlockRef, Chain, HeaderInfo, HeaderRef, HeadersError, LowWorkStep, LowWorkSync, MempoolTx, TxRef,
+    BlockOutcome, BlockRef, Chain, HeaderInfo, HeaderRef, HeadersError, LowWorkStep, LowWorkSync, MempoolTx, Snapshot,
+    TxRef,
 };
 
 mod addresses;
@@ -189,10 +191,23 @@ impl Chain for KernelChain {
             return Vec::new();
         }
         let highest = fork.height.saturating_add(window);
-        let max = u32::try_from(max).unwrap_or(u32::MAX);
-        let missing = or_empty(self.kernel.missing_blocks(to, fork.height.saturating_add(1), max));
-        let within = missing.into_iter().take_while(|(height, _)| *height <= highest);
-        within.map(|(height, hash)| BlockRef { hash, height }).collect()
+        let missing = self.missing_from(fork.height.saturating_add(1), to, max);
+        missing.into_iter().take_while(|block| block.height <= highest).collect()
+    }
+
+    fn missing_from(&self, from: u32, to: &BlockHash, max: usize) -> Vec<BlockRef> {
+        let missing = or_empty(self.kernel.missing_blocks(to, from, u32::try_from(max).unwrap_or(u32::MAX)));
+        missing.into_iter().map(|(height, hash)| BlockRef { hash, height }).collect()
+    }
+
+    fn snapshot(&self) -> Option<Snapshot> {
+        let block = |(height, hash)| BlockRef { hash, height };
+        or_empty(self.kernel.historical_range())
+            .map(|range| Snapshot { done: block(range.done), base: block(range.base) })
+    }
+
+    fn services(&self) -> ServiceFlags {
+        self.kernel.chain_state().map_or(ServiceFlags::NONE, |state| ServiceFlags::from(state.services))
     }
 
     fn read_block(&self, hash: &BlockHash) -> Option<Vec<u8>> {

@@ -22,7 +22,7 @@ const SAFE_COMMENT_PUNCTUATION: &str = " .,;-_?@";
 #[error("{0}")]
 pub struct OptionError(pub String);
 
-/// Reads all options of the Bitcoin network. The chain's services are filled in when it is loaded.
+/// Reads all options of the Bitcoin network.
 pub fn config(args: &Args, chain: &ChainParams) -> Result<Config, OptionError> {
     let mut config = Config::new(args.chain());
     config.magic = Magic::from_bytes(chain.magic);

@@ -1,6 +1,9 @@
 //! The node beside real Bitcoin Core: sync, relay, reorganisation, shared data directories, options, start and stop.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "node/snapshot.rs"]
+mod snapshot;
+
 use std::time::Duration;
 
 use bitcoin::consensus::encode;

@@ -83,6 +83,7 @@ kl_buf kl_block_hash(uint32_t height);
 kl_buf kl_locator(kl_in of);
 kl_buf kl_headers_after(kl_in locator, kl_in stop, uint32_t max);
 kl_buf kl_missing_blocks(kl_in target, uint32_t from, uint32_t max);
+kl_buf kl_historical_range();
 kl_buf kl_fork_point(kl_in hash);
 kl_buf kl_ancestor(kl_in hash, uint32_t height);
 kl_buf kl_chain_state();

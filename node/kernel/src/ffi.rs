@@ -125,6 +125,7 @@ unsafe extern "C" {
     pub(crate) safe fn kl_read_block(hash: Bytes<'_>) -> Buffer;
     pub(crate) safe fn kl_read_undo(hash: Bytes<'_>) -> Buffer;
     pub(crate) safe fn kl_missing_blocks(target: Bytes<'_>, from: u32, max: u32) -> Buffer;
+    pub(crate) safe fn kl_historical_range() -> Buffer;
     pub(crate) safe fn kl_fork_point(hash: Bytes<'_>) -> Buffer;
     pub(crate) safe fn kl_ancestor(hash: Bytes<'_>, height: u32) -> Buffer;
     pub(crate) safe fn kl_chain_state() -> Buffer;

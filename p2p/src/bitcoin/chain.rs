@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bitcoin::block::Header;
 use bitcoin::hashes::Hash;
+use bitcoin::p2p::ServiceFlags;
 use bitcoin::{BlockHash, Txid, Work, Wtxid};
 
 mod book;
@@ -30,6 +31,15 @@ pub struct HeaderRef {
     pub hash: BlockHash,
     pub height: u32,
     pub chain_work: Work,
+}
+
+/// Coins were loaded from a snapshot, and the blocks below it are validated behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The block up to which all is validated from below.
+    pub done: BlockRef,
+    /// The block whose coins were loaded.
+    pub base: BlockRef,
 }
 
 /// All that the network asks about one header.
@@ -160,6 +170,12 @@ pub trait Chain: AddressBook + TxRelay + CompactBlocks + LightClients + Send + S
     /// Blocks without data on the way from the active chain to `to`, in ascending height, at most `max`, none more than
     /// `window` above the fork with the active chain. Empty if a block on the way failed, or `to` is unknown.
     fn missing_blocks(&self, to: &BlockHash, window: u32, max: usize) -> Vec<BlockRef>;
+    /// Blocks without data on the way to `to`, from the height `from` on, in ascending height, at most `max`.
+    fn missing_from(&self, from: u32, to: &BlockHash, max: usize) -> Vec<BlockRef>;
+    /// The snapshot that is not yet validated, if there is one.
+    fn snapshot(&self) -> Option<Snapshot>;
+    /// Service bits that the chain's state gives.
+    fn services(&self) -> ServiceFlags;
     /// The serialized block with witnesses, if its data is on disk.
     fn read_block(&self, hash: &BlockHash) -> Option<Vec<u8>>;
     fn is_initial_block_download(&self) -> bool;

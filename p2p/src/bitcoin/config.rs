@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bitcoin::Network;
-use bitcoin::p2p::{Magic, ServiceFlags};
+use bitcoin::p2p::Magic;
 
 use super::net_addr::{Net, NetAddr, Nets};
 pub use super::permissions::{PermissionError, Permissions, Subnet, WhitelistEntry, parse_whitebind, parse_whitelist};
@@ -86,7 +86,6 @@ pub struct Config {
     pub default_port: u16,
     /// `Satoshi:31.99.0(comments)`, with the slashes.
     pub user_agent: String,
-    pub services: ServiceFlags,
     /// Sockets to open; empty for `-listen=0`. Where a bind has no permissions and is unspecified, failing is an error.
     pub binds: Vec<Bind>,
     pub outbound: Outbound,
@@ -153,7 +152,6 @@ impl Config {
             magic: network.magic(),
             default_port,
             user_agent: "/Satoshi:31.99.0/".to_owned(),
-            services: ServiceFlags::NETWORK | ServiceFlags::WITNESS | ServiceFlags::NETWORK_LIMITED,
             binds: Vec::new(),
             outbound: Outbound::Only(Vec::new()),
             added: Vec::new(),

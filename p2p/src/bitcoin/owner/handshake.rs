@@ -90,7 +90,8 @@ impl Owner {
 
     /// What we offer.
     pub(super) fn services(&self) -> ServiceFlags {
-        if self.config.v2_transport { self.config.services | ServiceFlags::P2P_V2 } else { self.config.services }
+        let chain = self.chain.services();
+        if self.config.v2_transport { chain | ServiceFlags::P2P_V2 } else { chain }
     }
 
     pub(super) fn wants_services(&self, offered: ServiceFlags) -> ServiceFlags {
