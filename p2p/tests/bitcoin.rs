@@ -3,6 +3,10 @@
 
 #[path = "bitcoin/client.rs"]
 mod client;
+#[path = "bitcoin/extra.rs"]
+mod extra;
+#[path = "bitcoin/snapshot.rs"]
+mod snapshot;
 #[path = "bitcoin/twin.rs"]
 mod twin;
 

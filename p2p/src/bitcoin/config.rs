@@ -19,6 +19,13 @@ pub const DEFAULT_PEER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Core's `DEFAULT_MISBEHAVING_BANTIME`.
 pub const DEFAULT_BAN_TIME: Duration = Duration::from_secs(60 * 60 * 24);
 
+/// Core's `MAX_OUTBOUND_FULL_RELAY_CONNECTIONS`.
+const MAX_OUTBOUND_FULL: usize = 8;
+/// Core's `MAX_BLOCK_RELAY_ONLY_CONNECTIONS`.
+const MAX_BLOCK_RELAY: usize = 2;
+/// Core's `MAX_FEELER_CONNECTIONS`.
+const MAX_FEELER: usize = 1;
+
 /// One listening address and what its guests may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bind {
@@ -181,6 +188,34 @@ impl Config {
             ban_file: None,
             log_ips: false,
         }
+    }
+
+    /// Full peers of our own choice.
+    pub(crate) fn max_full_relay(&self) -> usize {
+        MAX_OUTBOUND_FULL.min(self.max_connections)
+    }
+
+    /// `-maxconnections` leaves room for all of them.
+    pub(crate) fn has_all_full_relay(&self) -> bool {
+        self.max_full_relay() == MAX_OUTBOUND_FULL
+    }
+
+    /// Peers of our own choice for blocks only.
+    pub(crate) fn max_block_relay(&self) -> usize {
+        MAX_BLOCK_RELAY.min(self.max_connections - self.max_full_relay())
+    }
+
+    fn max_automatic(&self) -> usize {
+        self.max_full_relay() + self.max_block_relay() + MAX_FEELER
+    }
+
+    /// Outbound peers at a time that the operator did not name: feelers and extra peers share the one place left over.
+    pub(crate) fn max_chosen(&self) -> usize {
+        self.max_automatic().min(self.max_connections)
+    }
+
+    pub(crate) fn max_inbound(&self) -> usize {
+        self.max_connections.saturating_sub(self.max_automatic())
     }
 
     /// Permissions of a peer from `address`, before those of the bind it came in by.

@@ -9,6 +9,7 @@ mod blocks;
 mod commands;
 mod compact;
 mod connections;
+mod extra;
 mod fetch;
 mod gossip;
 mod handshake;
@@ -121,7 +122,7 @@ pub(super) struct Owner {
     recent_block: Option<RecentBlock>,
     /// The tip announced last.
     announced_tip: Option<(BlockHash, u32)>,
-    last_tip_update: Duration,
+    extra: extra::Extra,
     received_total: u64,
     sent_total: u64,
     uploads: report::Uploads,
@@ -174,7 +175,7 @@ impl Owner {
             last_inv_headers_trigger: None,
             recent_block: None,
             announced_tip: Some((tip.hash, tip.height)),
-            last_tip_update: now,
+            extra: extra::Extra::new(started, now),
             received_total: 0,
             sent_total: 0,
             uploads: report::Uploads::default(),
@@ -246,6 +247,7 @@ impl Owner {
                 owner.service(peer)
             });
         }
+        self.check_extra_peers();
         self.dial_due();
         self.sweep();
     }

@@ -164,7 +164,7 @@ impl Owner {
     /// Core's `UpdatedBlockTip`: what became part of the best chain is announced, the last eight of it at most.
     pub(super) fn tip_changed(&mut self, hash: BlockHash, height: u32, initial_download: bool) {
         let before = self.announced_tip.replace((hash, height));
-        self.last_tip_update = self.chain.now();
+        self.extra.tip_moved(self.chain.now());
         if initial_download {
             return;
         }

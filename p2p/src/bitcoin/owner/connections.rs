@@ -18,9 +18,6 @@ use crate::bitcoin::socket::{self, Route, SocketConfig};
 use crate::bitcoin::stream::Stream;
 use crate::bitcoin::transport::Opening;
 
-pub(super) const MAX_OUTBOUND_FULL: usize = 8;
-pub(super) const MAX_BLOCK_RELAY: usize = 2;
-const MAX_FEELER: usize = 1;
 /// Core's `MAX_ADDNODE_CONNECTIONS`.
 const MAX_ADDNODE: usize = 8;
 /// Dials running at once.
@@ -133,7 +130,7 @@ impl Owner {
             return;
         }
         let inbound = self.counts().inbound;
-        let room = self.max_inbound();
+        let room = self.config.max_inbound();
         if !trusted && inbound + 1 >= room && self.bans.is_discouraged(remote.ip()) {
             tracing::debug!(target: "net", "connection from {remote} dropped (discouraged)");
             return;
@@ -151,11 +148,6 @@ impl Owner {
         let target = Some(NetAddr::from(remote));
         self.connect_stream(Stream::Tcp(stream), Call { name, target, kind, permissions, onion, opening });
         tracing::debug!(target: "net", "connection from {remote} accepted");
-    }
-
-    fn max_inbound(&self) -> usize {
-        let automatic = MAX_OUTBOUND_FULL + MAX_BLOCK_RELAY + MAX_FEELER;
-        self.config.max_connections.saturating_sub(automatic.min(self.config.max_connections))
     }
 
     fn connect_stream(&mut self, stream: Stream, call: Call) {
@@ -279,15 +271,28 @@ impl Owner {
         }
     }
 
-    /// `addconnection` and `onetry`: false if there is no room for the kind, or no network.
-    pub(super) fn start_dial(&mut self, node: &str, kind: ConnectionType, v2: bool) -> bool {
-        let full = match kind {
-            ConnectionType::Inbound => true,
-            ConnectionType::OutboundFullRelay => self.count(kind) >= MAX_OUTBOUND_FULL,
-            ConnectionType::BlockRelay => self.count(kind) >= MAX_BLOCK_RELAY,
-            _ => false,
+    /// Whether one more of a kind may be called; what the operator named by `onetry` or `-addnode` has no limit here.
+    pub(super) fn has_room(&self, kind: ConnectionType) -> bool {
+        let of_kind = match kind {
+            ConnectionType::Inbound => return false,
+            ConnectionType::Manual => return true,
+            ConnectionType::OutboundFullRelay => self.count(kind) < self.config.max_full_relay(),
+            ConnectionType::BlockRelay => self.count(kind) < self.config.max_block_relay(),
+            ConnectionType::Feeler | ConnectionType::AddrFetch => true,
         };
-        if full || self.dials.pending.len() >= MAX_DIALS {
+        of_kind && self.chosen() < self.config.max_chosen()
+    }
+
+    /// Outbound peers that the operator did not name, connected or called.
+    pub(super) fn chosen(&self) -> usize {
+        let counts = |kind| !matches!(kind, ConnectionType::Inbound | ConnectionType::Manual);
+        self.peers.values().filter(|peer| counts(peer.kind)).count()
+            + self.dials.pending.values().filter(|dial| counts(dial.kind)).count()
+    }
+
+    /// Calls a node. False if too many are being called.
+    pub(super) fn start_dial(&mut self, node: &str, kind: ConnectionType, v2: bool) -> bool {
+        if self.dials.pending.len() >= MAX_DIALS {
             return false;
         }
         if !self.active || self.is_connected_to(node) {
@@ -451,6 +456,7 @@ impl Owner {
         self.dials.next_rebroadcast = due(self.dials.next_rebroadcast);
         self.dials.next_save = due(self.dials.next_save);
         self.last_sweep = due(self.last_sweep);
+        self.extra.advance(by);
     }
 
     pub(super) fn is_own_nonce(&self, nonce: u64) -> bool {
