@@ -44,7 +44,7 @@ const CMAKE_OPTIONS: [&str; 14] = [
     "-DBUILD_FUZZ_BINARY=OFF",
 ];
 
-const SHIM_FILES: [&str; 16] = [
+const SHIM_FILES: [&str; 17] = [
     "addresses.cpp",
     "args.cpp",
     "blocks.cpp",
@@ -60,6 +60,7 @@ const SHIM_FILES: [&str; 16] = [
     "peers.cpp",
     "relay.cpp",
     "rpc.cpp",
+    "rules.cpp",
     "unconfirmed.cpp",
 ];
 

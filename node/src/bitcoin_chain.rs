@@ -20,6 +20,7 @@ use keyless_p2p::bitcoin::{
 mod addresses;
 mod compact;
 mod relay;
+mod rules;
 
 /// [`Chain`] over the kernel of this process.
 #[derive(Debug, Clone)]
@@ -254,7 +255,7 @@ impl Chain for KernelChain {
     }
 
     fn fee_filter(&self) -> u64 {
-        self.kernel.mempool_info().map_or(0, |info| info.min_fee_sat_kvb.max(info.min_relay_sat_kvb))
+        self.kernel.mempool_info().map_or(0, |info| info.min_fee_sat_kvb)
     }
 
     fn unbroadcast(&self) -> Vec<(Txid, Wtxid)> {

@@ -124,6 +124,13 @@ kl_buf kl_relay_decode(kl_in tx);
 kl_buf kl_relay_transaction(int64_t peer, kl_in tx);
 kl_buf kl_relay_orphan(int64_t peer);
 
+// rules.cpp
+kl_buf kl_rules_evict(kl_in inbound);
+kl_buf kl_rules_fee_filter(int64_t rate);
+kl_buf kl_rules_best_first(kl_in wtxids);
+kl_buf kl_rules_note_clock(int64_t ahead_secs);
+kl_buf kl_rules_clock_offset();
+
 // compact.cpp
 kl_buf kl_compact_make(kl_in hash);
 kl_buf kl_compact_decode(kl_in bytes);

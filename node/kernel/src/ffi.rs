@@ -162,6 +162,13 @@ unsafe extern "C" {
     pub(crate) safe fn kl_relay_transaction(peer: i64, tx: Bytes<'_>) -> Buffer;
     pub(crate) safe fn kl_relay_orphan(peer: i64) -> Buffer;
 
+    // Rules about peers.
+    pub(crate) safe fn kl_rules_evict(inbound: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_rules_fee_filter(rate: i64) -> Buffer;
+    pub(crate) safe fn kl_rules_best_first(wtxids: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_rules_note_clock(ahead_secs: i64) -> Buffer;
+    pub(crate) safe fn kl_rules_clock_offset() -> Buffer;
+
     // Compact blocks.
     pub(crate) safe fn kl_compact_make(hash: Bytes<'_>) -> Buffer;
     pub(crate) safe fn kl_compact_decode(bytes: Bytes<'_>) -> Buffer;

@@ -13,10 +13,12 @@ use bitcoin::{BlockHash, Txid, Work, Wtxid};
 mod book;
 mod compact;
 mod relay;
+mod rules;
 
 pub use book::{AddressBook, AddressSource};
 pub use compact::{CompactAnswer, CompactBlocks, CompactEnd, CompactStart, LightClients};
 pub use relay::{Malformed, Received, RelayPeer, Relayed, TxRelay};
+pub use rules::{InboundPeer, PeerRules};
 
 /// A block of the active chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,7 +138,7 @@ pub trait LowWorkSync: Send {
 }
 
 /// What the node's chain and mempool answer. Implemented by the node over the kernel, and by a test twin.
-pub trait Chain: AddressBook + TxRelay + CompactBlocks + LightClients + Send + Sync + 'static {
+pub trait Chain: AddressBook + PeerRules + TxRelay + CompactBlocks + LightClients + Send + Sync + 'static {
     /// Time since the Unix epoch; follows mock time.
     fn now(&self) -> Duration;
     /// So many peers are connected from now on.
@@ -190,7 +192,7 @@ pub trait Chain: AddressBook + TxRelay + CompactBlocks + LightClients + Send + S
     fn mempool_ids(&self) -> Vec<(Txid, Wtxid)>;
     /// The mempool's current sequence number.
     fn mempool_sequence(&self) -> u64;
-    /// The feerate below which the mempool refuses, in sat/kvB.
+    /// The feerate below which a full mempool refuses, in sat/kvB; 0 while there is room.
     fn fee_filter(&self) -> u64;
     /// Own transactions that no peer has asked for yet.
     fn unbroadcast(&self) -> Vec<(Txid, Wtxid)>;

@@ -8,8 +8,8 @@ use tokio::net::TcpStream;
 
 use super::Owner;
 use super::seeding::Seeding;
+use crate::bitcoin::chain::InboundPeer;
 use crate::bitcoin::config::{Config, Outbound};
-use crate::bitcoin::evict::{self, Candidate};
 use crate::bitcoin::handle::{AddedNode, ConnectionCounts, ConnectionType};
 use crate::bitcoin::net_addr::{Net, NetAddr};
 use crate::bitcoin::peer::{NewPeer, Peer};
@@ -60,6 +60,8 @@ struct Call {
     kind: ConnectionType,
     permissions: Permissions,
     onion: bool,
+    /// It misbehaved before.
+    discouraged: bool,
     opening: Opening,
 }
 
@@ -131,7 +133,8 @@ impl Owner {
         }
         let inbound = self.counts().inbound;
         let room = self.config.max_inbound();
-        if !trusted && inbound + 1 >= room && self.bans.is_discouraged(remote.ip()) {
+        let discouraged = self.bans.is_discouraged(remote.ip());
+        if !trusted && inbound + 1 >= room && discouraged {
             tracing::debug!(target: "net", "connection from {remote} dropped (discouraged)");
             return;
         }
@@ -146,7 +149,7 @@ impl Owner {
         let kind = ConnectionType::Inbound;
         let name = remote.to_string();
         let target = Some(NetAddr::from(remote));
-        self.connect_stream(Stream::Tcp(stream), Call { name, target, kind, permissions, onion, opening });
+        self.connect_stream(Stream::Tcp(stream), Call { name, target, kind, permissions, onion, discouraged, opening });
         tracing::debug!(target: "net", "connection from {remote} accepted");
     }
 
@@ -170,6 +173,7 @@ impl Owner {
             target,
             bound,
             onion: call.onion,
+            discouraged: call.discouraged,
             kind: call.kind,
             permissions: call.permissions,
             nonce: rand::random(),
@@ -202,25 +206,30 @@ impl Owner {
     }
 
     fn evict_one(&mut self) -> bool {
-        let candidates: Vec<Candidate> = self
-            .peers
-            .values()
-            .filter(|peer| peer.is_inbound() && !peer.has(Permissions::NO_BAN))
-            .map(|peer| Candidate {
-                id: peer.id,
-                connected: peer.connected,
-                min_ping: peer.ping.min,
-                last_tx: peer.last_tx,
-                last_block: peer.last_block,
-                group: self.chain.address_group(&peer.target),
-                prefer: self.bans.is_discouraged(peer.address.ip()),
-            })
-            .collect();
-        let Some(victim) = evict::choose(candidates) else { return false };
+        let inbound: Vec<InboundPeer> =
+            self.peers.values().filter(|peer| peer.is_inbound()).map(|peer| self.candidate(peer)).collect();
+        let Some(victim) = self.chain.choose_to_evict(&inbound) else { return false };
         self.with_peer(victim, |_, peer| {
             Err(super::gone(format!("selected {} connection for eviction, {}", peer.kind.name(), peer.disconnecting())))
         });
         true
+    }
+
+    fn candidate(&self, peer: &Peer) -> InboundPeer {
+        InboundPeer {
+            id: peer.id,
+            address: peer.target,
+            onion: peer.onion,
+            connected: peer.connected,
+            min_ping: peer.ping.min,
+            last_block: peer.last_block,
+            last_tx: peer.last_tx,
+            wanted_services: peer.version != 0 && peer.services.has(self.wants_services(peer.services)),
+            relays_txs: peer.txs.as_ref().is_some_and(|txs| txs.wanted),
+            bloom_filter: peer.txs.as_ref().is_some_and(|txs| txs.bloom),
+            discouraged: peer.discouraged,
+            no_ban: peer.has(Permissions::NO_BAN),
+        }
     }
 
     pub(super) fn counts(&self) -> ConnectionCounts {
@@ -353,7 +362,7 @@ impl Owner {
         let permissions = self.config.resolve_implicit(granted);
         let opening = if dial.v2 { Opening::Initiate } else { Opening::V1 };
         let onion = target.is_some_and(|address| address.net() == Net::Onion);
-        let call = Call { name: dial.node, target, kind: dial.kind, permissions, onion, opening };
+        let call = Call { name: dial.node, target, kind: dial.kind, permissions, onion, discouraged: false, opening };
         self.connect_stream(stream, call);
     }
 

@@ -173,6 +173,8 @@ impl Owner {
         if !peer.is_inbound() {
             self.start_address_relay(peer);
             self.chain.book_good(&peer.target);
+            // Inbound peers could make us doubt our clock as they like.
+            self.chain.note_clock(peer.time_offset);
         }
         if peer.common_version <= 70_012 {
             let alert = (0..FINAL_ALERT.len())
