@@ -100,6 +100,8 @@ pub struct Config {
     pub added: Vec<String>,
     /// `-seednode`.
     pub seed_nodes: Vec<String>,
+    /// `-dns`: names may be looked up.
+    pub dns: bool,
     /// Names to ask for addresses; empty for `-dnsseed=0`.
     pub dns_seeds: Vec<String>,
     pub max_connections: usize,
@@ -163,6 +165,7 @@ impl Config {
             outbound: Outbound::Only(Vec::new()),
             added: Vec::new(),
             seed_nodes: Vec::new(),
+            dns: true,
             dns_seeds: Vec::new(),
             max_connections: DEFAULT_MAX_CONNECTIONS,
             peer_timeout: DEFAULT_PEER_TIMEOUT,

@@ -323,6 +323,10 @@ impl Owner {
             tracing::debug!(target: "net", "no way to reach {node}");
             return true;
         };
+        if matches!(route, Route::Direct) && target.is_none() && !self.config.dns {
+            tracing::debug!(target: "net", "Not looking up {node}, as -dns=0 forbids it");
+            return true;
+        }
         let ticket = self.dials.next_ticket;
         self.dials.next_ticket += 1;
         self.dials.pending.insert(ticket, Pending { node: node.to_owned(), kind, v2, target });

@@ -148,7 +148,7 @@ impl Owner {
         let known = self.chain.book_size(None);
         let full = self.full_outbound();
         let (force, active) = (self.config.force_dns_seed, self.active);
-        let by_proxy = self.config.proxies.names.is_some();
+        let by_call = self.config.proxies.names.is_some() || !self.config.dns;
         let dns = &mut self.dials.seeding.dns;
         if !dns.announced {
             dns.announced = true;
@@ -218,8 +218,9 @@ impl Owner {
         dns.over = dns.seeds.is_empty();
         for seed in chosen {
             tracing::info!("Loading addresses from DNS seed {seed}");
-            if by_proxy {
-                // A proxy looks names up, but does not tell what it found: the seed itself is asked.
+            if by_call {
+                // A proxy looks names up, but does not tell what it found: the seed itself is asked. Without a proxy, and
+                // where names may not be looked up, nothing comes of that.
                 self.dials.seeding.dns.answered += 1;
                 self.start_dial(&seed, ConnectionType::AddrFetch, false);
                 continue;
