@@ -166,8 +166,10 @@ fn looked_up(text: &str, default_port: u16) -> Option<NetAddr> {
         Some((host, port)) => (host, port.parse().ok()?),
         None => (text, default_port),
     };
-    let found = (host, port).to_socket_addrs().ok()?.next()?;
-    Some(found.into())
+    if host.is_empty() {
+        return None;
+    }
+    (host, port).to_socket_addrs().ok()?.next().map(NetAddr::from)
 }
 
 fn cannot_resolve(option: &str, value: &str) -> OptionError {
@@ -239,6 +241,15 @@ mod tests {
         assert_eq!(unsafe_comment.0, "User Agent comment (a(b) contains unsafe characters.");
         let long = user_agent(&["a".repeat(257)]).unwrap_err();
         assert!(long.0.contains("exceeds maximum length (256)"), "{long}");
+    }
+
+    #[test]
+    fn names_of_our_own_are_looked_up_with_their_port() {
+        let found = |text| looked_up(text, 8333).map(|address| (address.is_routable(), address.port()));
+        assert_eq!(found("localhost"), Some((false, 8333)));
+        assert_eq!(found("localhost:5"), Some((false, 5)));
+        assert_eq!(found("localhost:66666"), None);
+        assert_eq!(found(""), None);
     }
 
     #[test]

@@ -177,6 +177,7 @@ fn options_are_refused_as_bitcoind_refuses_them() {
         (&["-nosuchoption"], "Error: Error parsing command line arguments: Invalid parameter -nosuchoption"),
         (&["loose"], "Error: Command line contains unexpected token 'loose', see bitcoind -h for a list of options."),
         (&["-uacomment=a(b"], "Error: User Agent comment (a(b) contains unsafe characters."),
+        (&["-externalip=localhost", "-dns=0"], "Error: Cannot resolve -externalip address: 'localhost'"),
         (&["-bind=nonsense"], "Error: Cannot resolve -bind address: 'nonsense'"),
         (&["-rpcport=99999"], "Error: Invalid port specified in -rpcport: '99999'"),
         (&["-devquorum=4/3"], "Error: Invalid -devquorum value '4/3': the threshold is above the number of members"),
