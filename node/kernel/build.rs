@@ -61,6 +61,7 @@ const SHIM_FILES: [&str; 17] = [
     "peers.cpp",
     "relay.cpp",
     "rpc.cpp",
+    "rules.cpp",
     "unconfirmed.cpp",
 ];
 

@@ -8,16 +8,19 @@ use std::time::Duration;
 use bitcoin::block::Header;
 use bitcoin::consensus::deserialize;
 use bitcoin::hashes::Hash;
+use bitcoin::p2p::ServiceFlags;
 use bitcoin::{BlockHash, Txid, Work, Wtxid};
 use keyless_kernel::chain::{BlockInfo, BlockVerdict, BlockVerdictKind};
 use keyless_kernel::{Kernel, KernelError};
 use keyless_p2p::bitcoin::{
-    BlockOutcome, BlockRef, Chain, HeaderInfo, HeaderRef, HeadersError, LowWorkStep, LowWorkSync, MempoolTx, TxRef,
+    BlockOutcome, BlockRef, Chain, HeaderInfo, HeaderRef, HeadersError, LowWorkStep, LowWorkSync, MempoolTx, Snapshot,
+    TxRef,
 };
 
 mod addresses;
 mod compact;
 mod relay;
+mod rules;
 
 /// [`Chain`] over the kernel of this process.
 #[derive(Debug, Clone)]
@@ -68,6 +71,10 @@ fn no_work() -> Work {
 impl Chain for KernelChain {
     fn now(&self) -> Duration {
         self.kernel.precise_time()
+    }
+
+    fn peers_connected(&self, count: usize) {
+        self.kernel.set_peer_count(u32::try_from(count).unwrap_or(u32::MAX));
     }
 
     fn tip(&self) -> BlockRef {
@@ -185,10 +192,23 @@ impl Chain for KernelChain {
             return Vec::new();
         }
         let highest = fork.height.saturating_add(window);
-        let max = u32::try_from(max).unwrap_or(u32::MAX);
-        let missing = or_empty(self.kernel.missing_blocks(to, fork.height.saturating_add(1), max));
-        let within = missing.into_iter().take_while(|(height, _)| *height <= highest);
-        within.map(|(height, hash)| BlockRef { hash, height }).collect()
+        let missing = self.missing_from(fork.height.saturating_add(1), to, max);
+        missing.into_iter().take_while(|block| block.height <= highest).collect()
+    }
+
+    fn missing_from(&self, from: u32, to: &BlockHash, max: usize) -> Vec<BlockRef> {
+        let missing = or_empty(self.kernel.missing_blocks(to, from, u32::try_from(max).unwrap_or(u32::MAX)));
+        missing.into_iter().map(|(height, hash)| BlockRef { hash, height }).collect()
+    }
+
+    fn snapshot(&self) -> Option<Snapshot> {
+        let block = |(height, hash)| BlockRef { hash, height };
+        or_empty(self.kernel.historical_range())
+            .map(|range| Snapshot { done: block(range.done), base: block(range.base) })
+    }
+
+    fn services(&self) -> ServiceFlags {
+        self.kernel.chain_state().map_or(ServiceFlags::NONE, |state| ServiceFlags::from(state.services))
     }
 
     fn read_block(&self, hash: &BlockHash) -> Option<Vec<u8>> {
@@ -235,7 +255,7 @@ impl Chain for KernelChain {
     }
 
     fn fee_filter(&self) -> u64 {
-        self.kernel.mempool_info().map_or(0, |info| info.min_fee_sat_kvb.max(info.min_relay_sat_kvb))
+        self.kernel.mempool_info().map_or(0, |info| info.min_fee_sat_kvb)
     }
 
     fn unbroadcast(&self) -> Vec<(Txid, Wtxid)> {

@@ -3,7 +3,7 @@
 //! Owns Core's error texts for these options (init.cpp, steps 6 and 12). What Core's own parameter interaction sets
 //! (`-connect=0` turns listening off, `-bind` turns it on) has happened before.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use bitcoin::p2p::Magic;
@@ -22,7 +22,7 @@ const SAFE_COMMENT_PUNCTUATION: &str = " .,;-_?@";
 #[error("{0}")]
 pub struct OptionError(pub String);
 
-/// Reads all options of the Bitcoin network. The chain's services are filled in when it is loaded.
+/// Reads all options of the Bitcoin network.
 pub fn config(args: &Args, chain: &ChainParams) -> Result<Config, OptionError> {
     let mut config = Config::new(args.chain());
     config.magic = Magic::from_bytes(chain.magic);
@@ -60,7 +60,10 @@ pub fn config(args: &Args, chain: &ChainParams) -> Result<Config, OptionError> {
     config.v2_transport = args.get_bool("-v2transport", true);
     config.tx_reconciliation = args.get_bool("-txreconciliation", false);
     config.network_active = args.get_bool("-networkactive", true);
-    config.external = external_addresses(args, config.default_port)?;
+    config.dns = args.get_bool("-dns", true);
+    config.external = external_addresses(args, config.default_port, config.dns)?;
+    // Core keeps no address of its own that nobody can reach.
+    config.external.retain(|address| address.is_routable() && config.reachable.has(address.net()));
     config.discover = args.get_bool("-discover", true);
     config.max_receive_bytes = kilobytes(args, "-maxreceivebuffer", config.max_receive_bytes);
     config.max_send_bytes = kilobytes(args, "-maxsendbuffer", config.max_send_bytes);
@@ -148,10 +151,25 @@ fn outbound(args: &Args) -> Outbound {
     Outbound::Only(if none { Vec::new() } else { connect })
 }
 
-fn external_addresses(args: &Args, default_port: u16) -> Result<Vec<NetAddr>, OptionError> {
+fn external_addresses(args: &Args, default_port: u16, dns: bool) -> Result<Vec<NetAddr>, OptionError> {
     let port = port(args, default_port)?;
-    let parse = |text: String| NetAddr::parse(&text, port).ok_or_else(|| cannot_resolve("externalip", &text));
+    let parse = |text: String| {
+        let address = NetAddr::parse(&text, port).or_else(|| if dns { looked_up(&text, port) } else { None });
+        address.ok_or_else(|| cannot_resolve("externalip", &text))
+    };
     args.get_all("-externalip").into_iter().map(parse).collect()
+}
+
+/// The first address of a name, with the port after its colon or the default one. Blocks, as Core does at start.
+fn looked_up(text: &str, default_port: u16) -> Option<NetAddr> {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) => (host, port.parse().ok()?),
+        None => (text, default_port),
+    };
+    if host.is_empty() {
+        return None;
+    }
+    (host, port).to_socket_addrs().ok()?.next().map(NetAddr::from)
 }
 
 fn cannot_resolve(option: &str, value: &str) -> OptionError {
@@ -223,6 +241,15 @@ mod tests {
         assert_eq!(unsafe_comment.0, "User Agent comment (a(b) contains unsafe characters.");
         let long = user_agent(&["a".repeat(257)]).unwrap_err();
         assert!(long.0.contains("exceeds maximum length (256)"), "{long}");
+    }
+
+    #[test]
+    fn names_of_our_own_are_looked_up_with_their_port() {
+        let found = |text| looked_up(text, 8333).map(|address| (address.is_routable(), address.port()));
+        assert_eq!(found("localhost"), Some((false, 8333)));
+        assert_eq!(found("localhost:5"), Some((false, 5)));
+        assert_eq!(found("localhost:66666"), None);
+        assert_eq!(found(""), None);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! Map: [`chain`] what the node must provide, [`config`] options, [`handle`] what callers hold, `owner` the
 //! one thread that owns all state, `peer` one peer's state, `downloads` bookkeeping without I/O,
 //! `message`, `wire` and `transport` the formats, `socket` the only tasks that do I/O, `net_addr` addresses on all
-//! networks, `bans` and `evict` what is remembered about hosts and who makes room.
+//! networks, `bans` what is remembered about hosts.
 //!
 //! The owner is a plain thread because the chain's calls block; sockets are tokio tasks. Nothing here calls
 //! the chain from a tokio worker.
@@ -18,7 +18,6 @@ mod capture;
 pub mod chain;
 pub mod config;
 mod downloads;
-mod evict;
 pub mod handle;
 mod inbox;
 mod message;
@@ -40,8 +39,8 @@ use tokio::net::TcpListener;
 
 pub use chain::{
     AddressBook, AddressSource, BlockOutcome, BlockRef, Chain, ChainEvent, CompactAnswer, CompactBlocks, CompactEnd,
-    CompactStart, HeaderInfo, HeaderRef, HeadersError, LightClients, LowWorkStep, LowWorkSync, Malformed, MempoolTx,
-    Received, RelayPeer, Relayed, TxRef, TxRelay,
+    CompactStart, HeaderInfo, HeaderRef, HeadersError, InboundPeer, LightClients, LowWorkStep, LowWorkSync, Malformed,
+    MempoolTx, PeerRules, Received, RelayPeer, Relayed, Snapshot, TxRef, TxRelay,
 };
 pub use config::{Bind, Config, Outbound, Permissions};
 pub use handle::{ConnectionType, Handle, PeerId, PeerInfo, StartError, Whom};

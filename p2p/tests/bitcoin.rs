@@ -3,6 +3,10 @@
 
 #[path = "bitcoin/client.rs"]
 mod client;
+#[path = "bitcoin/extra.rs"]
+mod extra;
+#[path = "bitcoin/snapshot.rs"]
+mod snapshot;
 #[path = "bitcoin/twin.rs"]
 mod twin;
 
@@ -260,6 +264,16 @@ fn bloom_messages_end_the_connection() {
         peer.say(message);
         assert!(peer.is_closed());
     }
+}
+
+#[test]
+fn the_chain_hears_of_every_peer_that_comes_and_goes() {
+    let node = Node::start();
+    let first = Client::ready(node.address());
+    let _second = Client::connect(node.address());
+    until("both are told", || node.chain.peers() == 2);
+    drop(first);
+    until("one is left", || node.chain.peers() == 1);
 }
 
 #[test]

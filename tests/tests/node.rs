@@ -3,6 +3,8 @@
 
 #[path = "node/hostile.rs"]
 mod hostile;
+#[path = "node/snapshot.rs"]
+mod snapshot;
 
 use std::time::Duration;
 
@@ -177,6 +179,7 @@ fn options_are_refused_as_bitcoind_refuses_them() {
         (&["-nosuchoption"], "Error: Error parsing command line arguments: Invalid parameter -nosuchoption"),
         (&["loose"], "Error: Command line contains unexpected token 'loose', see bitcoind -h for a list of options."),
         (&["-uacomment=a(b"], "Error: User Agent comment (a(b) contains unsafe characters."),
+        (&["-externalip=localhost", "-dns=0"], "Error: Cannot resolve -externalip address: 'localhost'"),
         (&["-bind=nonsense"], "Error: Cannot resolve -bind address: 'nonsense'"),
         (&["-rpcport=99999"], "Error: Invalid port specified in -rpcport: '99999'"),
         (&["-devquorum=4/3"], "Error: Invalid -devquorum value '4/3': the threshold is above the number of members"),
@@ -204,6 +207,17 @@ fn options_are_refused_as_bitcoind_refuses_them() {
         let lines = if args[0].starts_with("-rpcallowip") { 2 } else { 1 };
         assert_eq!(node.stderr().trim_end().lines().count(), lines, "{args:?}: {:?}", node.stderr());
     }
+}
+
+#[test]
+fn what_core_throws_while_it_loads_is_said() {
+    let mut node = Daemon::new(Options::keyless().arg("-disablewallet").arg("-txindex"));
+    let indexes = node.net_dir().join("indexes");
+    std::fs::create_dir_all(&indexes).unwrap();
+    std::fs::write(indexes.join("txindex"), "not a folder").unwrap();
+    node.spawn();
+    assert_eq!(node.wait_end().code(), Some(1));
+    assert!(node.stderr().starts_with("Error: ") && node.stderr().contains("txindex"), "{}", node.stderr());
 }
 
 #[test]

@@ -172,9 +172,7 @@ kl_buf kl_missing_blocks(kl_in target, uint32_t from, uint32_t max)
         Writer blocks;
         uint32_t count{0};
         if (index && !(index->nStatus & BLOCK_FAILED_VALID)) {
-            const CBlockIndex* const fork{call.chainman().ActiveChain().FindFork(*index)};
-            const int64_t first{std::max<int64_t>(from, fork ? fork->nHeight + 1 : 0)};
-            for (int64_t height{first}; height <= index->nHeight && count < max; ++height) {
+            for (int64_t height{from}; height <= index->nHeight && count < max; ++height) {
                 const CBlockIndex* const block{index->GetAncestor(static_cast<int>(height))};
                 if (block->nStatus & BLOCK_HAVE_DATA) continue;
                 blocks.u32(static_cast<uint32_t>(height));
@@ -184,6 +182,22 @@ kl_buf kl_missing_blocks(kl_in target, uint32_t from, uint32_t max)
         }
         out.u32(count);
         out.raw(blocks.view());
+    });
+}
+
+kl_buf kl_historical_range()
+{
+    return Answer([&](Writer& out) {
+        const Call call;
+        LOCK(cs_main);
+        const auto range{call.chainman().GetHistoricalBlockRange()};
+        out.boolean(range.has_value());
+        if (!range) return;
+        // The chain from below may stand on a branch: what is needed begins where the way to the base leaves it.
+        for (const CBlockIndex* const block : {LastCommonAncestor(range->first, range->second), range->second}) {
+            out.u32(static_cast<uint32_t>(block->nHeight));
+            out.hash(block->GetBlockHash());
+        }
     });
 }
 

@@ -83,6 +83,7 @@ kl_buf kl_block_hash(uint32_t height);
 kl_buf kl_locator(kl_in of);
 kl_buf kl_headers_after(kl_in locator, kl_in stop, uint32_t max);
 kl_buf kl_missing_blocks(kl_in target, uint32_t from, uint32_t max);
+kl_buf kl_historical_range();
 kl_buf kl_fork_point(kl_in hash);
 kl_buf kl_ancestor(kl_in hash, uint32_t height);
 kl_buf kl_chain_state();
@@ -122,6 +123,13 @@ kl_buf kl_relay_not_found(int64_t peer, kl_in ids);
 kl_buf kl_relay_decode(kl_in tx);
 kl_buf kl_relay_transaction(int64_t peer, kl_in tx);
 kl_buf kl_relay_orphan(int64_t peer);
+
+// rules.cpp
+kl_buf kl_rules_evict(kl_in inbound);
+kl_buf kl_rules_fee_filter(int64_t rate);
+kl_buf kl_rules_best_first(kl_in wtxids);
+kl_buf kl_rules_note_clock(int64_t ahead_secs);
+kl_buf kl_rules_clock_offset();
 
 // compact.cpp
 kl_buf kl_compact_make(kl_in hash);

@@ -179,6 +179,8 @@ kl_buf AnswerInit(Step&& step) noexcept
             step();
         } catch (const Refused&) {
             throw;
+        } catch (const NotRunning&) {
+            throw;
         } catch (const std::exception& e) {
             InitError(Untranslated(e.what()));
             throw;

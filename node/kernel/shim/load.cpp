@@ -217,7 +217,10 @@ ChainstateLoadResult LoadOnce(node::NodeContext& node, const kernel::CacheSizes&
     if (auto made{MakeChainman(node, caches, reindex)}; std::get<0>(made) != ChainstateLoadStatus::SUCCESS) return made;
     ChainstateManager& chainman{*node.chainman};
     if (chainman.m_interrupt) return {ChainstateLoadStatus::INTERRUPTED, {}};
-    chainman.snapshot_download_completed = [&node] { RestartIndexes(node); };
+    chainman.snapshot_download_completed = [&node] {
+        if (!node.chainman->m_blockman.IsPruneMode()) LogInfo("[snapshot] re-enabling NODE_NETWORK services");
+        RestartIndexes(node);
+    };
 
     node::ChainstateLoadOptions options;
     options.mempool = node.mempool.get();

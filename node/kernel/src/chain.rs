@@ -147,6 +147,15 @@ pub struct StoredFilter {
     pub header: [u8; 32],
 }
 
+/// Heights and hashes between which blocks are validated behind a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HistoricalRange {
+    /// The last block that was validated on the way.
+    pub done: (u32, BlockHash),
+    /// The block whose coins were loaded.
+    pub base: (u32, BlockHash),
+}
+
 /// State of the chain as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChainState {
@@ -252,8 +261,8 @@ impl Kernel {
         answer.fields()?.option(|f| f.list(|f| f.list(read_coin)))
     }
 
-    /// Blocks to fetch: those on the path to `target`, from height `from` on (never below the fork with the active
-    /// chain), that are not stored, lowest first, at most `max`.
+    /// Blocks to fetch: those on the path to `target`, from height `from` on, that are not stored, lowest first, at most
+    /// `max`.
     pub fn missing_blocks(
         &self,
         target: &BlockHash,
@@ -262,6 +271,13 @@ impl Kernel {
     ) -> Result<Vec<(u32, BlockHash)>, KernelError> {
         let answer = Answer::new(ffi::kl_missing_blocks(target.as_byte_array().into(), from, max));
         answer.fields()?.list(|f| Ok((f.u32()?, f.block_hash()?)))
+    }
+
+    /// While blocks below a loaded snapshot are being validated: the last one that was, and the snapshot's base.
+    pub fn historical_range(&self) -> Result<Option<HistoricalRange>, KernelError> {
+        Answer::new(ffi::kl_historical_range())
+            .fields()?
+            .option(|f| Ok(HistoricalRange { done: (f.u32()?, f.block_hash()?), base: (f.u32()?, f.block_hash()?) }))
     }
 
     /// The last block that a known header's chain shares with the active chain.

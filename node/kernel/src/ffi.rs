@@ -125,6 +125,7 @@ unsafe extern "C" {
     pub(crate) safe fn kl_read_block(hash: Bytes<'_>) -> Buffer;
     pub(crate) safe fn kl_read_undo(hash: Bytes<'_>) -> Buffer;
     pub(crate) safe fn kl_missing_blocks(target: Bytes<'_>, from: u32, max: u32) -> Buffer;
+    pub(crate) safe fn kl_historical_range() -> Buffer;
     pub(crate) safe fn kl_fork_point(hash: Bytes<'_>) -> Buffer;
     pub(crate) safe fn kl_ancestor(hash: Bytes<'_>, height: u32) -> Buffer;
     pub(crate) safe fn kl_chain_state() -> Buffer;
@@ -160,6 +161,13 @@ unsafe extern "C" {
     pub(crate) safe fn kl_relay_decode(tx: Bytes<'_>) -> Buffer;
     pub(crate) safe fn kl_relay_transaction(peer: i64, tx: Bytes<'_>) -> Buffer;
     pub(crate) safe fn kl_relay_orphan(peer: i64) -> Buffer;
+
+    // Rules about peers.
+    pub(crate) safe fn kl_rules_evict(inbound: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_rules_fee_filter(rate: i64) -> Buffer;
+    pub(crate) safe fn kl_rules_best_first(wtxids: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_rules_note_clock(ahead_secs: i64) -> Buffer;
+    pub(crate) safe fn kl_rules_clock_offset() -> Buffer;
 
     // Compact blocks.
     pub(crate) safe fn kl_compact_make(hash: Bytes<'_>) -> Buffer;

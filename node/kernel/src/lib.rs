@@ -44,6 +44,7 @@ pub mod node;
 pub mod notify;
 pub mod relay;
 pub mod rpc;
+pub mod rules;
 pub mod unconfirmed;
 
 /// The vendored tree this crate was built from.

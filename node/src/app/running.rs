@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bitcoin::BlockHash;
-use bitcoin::p2p::ServiceFlags;
 use keyless_kernel::log::CoreLog;
 use keyless_kernel::{Args, InitError, Kernel};
 use keyless_p2p::bitcoin::Nets;
@@ -161,9 +160,7 @@ impl Node {
         Ok(())
     }
 
-    fn start_network(&mut self, runtime: &Runtime, mut config: net::Config) -> Result<(), String> {
-        let state = self.kernel.chain_state().map_err(|error| error.to_string())?;
-        config.services = ServiceFlags::from(state.services);
+    fn start_network(&mut self, runtime: &Runtime, config: net::Config) -> Result<(), String> {
         let chain = Arc::new(KernelChain::new(self.kernel.clone()));
         let _guard = runtime.enter();
         self.kernel.init_message("Starting network threads…");

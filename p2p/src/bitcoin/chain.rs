@@ -7,15 +7,18 @@ use std::time::Duration;
 
 use bitcoin::block::Header;
 use bitcoin::hashes::Hash;
+use bitcoin::p2p::ServiceFlags;
 use bitcoin::{BlockHash, Txid, Work, Wtxid};
 
 mod book;
 mod compact;
 mod relay;
+mod rules;
 
 pub use book::{AddressBook, AddressSource};
 pub use compact::{CompactAnswer, CompactBlocks, CompactEnd, CompactStart, LightClients};
 pub use relay::{Malformed, Received, RelayPeer, Relayed, TxRelay};
+pub use rules::{InboundPeer, PeerRules};
 
 /// A block of the active chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +33,15 @@ pub struct HeaderRef {
     pub hash: BlockHash,
     pub height: u32,
     pub chain_work: Work,
+}
+
+/// Coins were loaded from a snapshot, and the blocks below it are validated behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The block up to which all is validated from below.
+    pub done: BlockRef,
+    /// The block whose coins were loaded.
+    pub base: BlockRef,
 }
 
 /// All that the network asks about one header.
@@ -126,9 +138,11 @@ pub trait LowWorkSync: Send {
 }
 
 /// What the node's chain and mempool answer. Implemented by the node over the kernel, and by a test twin.
-pub trait Chain: AddressBook + TxRelay + CompactBlocks + LightClients + Send + Sync + 'static {
+pub trait Chain: AddressBook + PeerRules + TxRelay + CompactBlocks + LightClients + Send + Sync + 'static {
     /// Time since the Unix epoch; follows mock time.
     fn now(&self) -> Duration;
+    /// So many peers are connected from now on.
+    fn peers_connected(&self, count: usize);
 
     /// Tip of the active chain.
     fn tip(&self) -> BlockRef;
@@ -158,6 +172,12 @@ pub trait Chain: AddressBook + TxRelay + CompactBlocks + LightClients + Send + S
     /// Blocks without data on the way from the active chain to `to`, in ascending height, at most `max`, none more than
     /// `window` above the fork with the active chain. Empty if a block on the way failed, or `to` is unknown.
     fn missing_blocks(&self, to: &BlockHash, window: u32, max: usize) -> Vec<BlockRef>;
+    /// Blocks without data on the way to `to`, from the height `from` on, in ascending height, at most `max`.
+    fn missing_from(&self, from: u32, to: &BlockHash, max: usize) -> Vec<BlockRef>;
+    /// The snapshot that is not yet validated, if there is one.
+    fn snapshot(&self) -> Option<Snapshot>;
+    /// Service bits that the chain's state gives.
+    fn services(&self) -> ServiceFlags;
     /// The serialized block with witnesses, if its data is on disk.
     fn read_block(&self, hash: &BlockHash) -> Option<Vec<u8>>;
     fn is_initial_block_download(&self) -> bool;
@@ -172,7 +192,7 @@ pub trait Chain: AddressBook + TxRelay + CompactBlocks + LightClients + Send + S
     fn mempool_ids(&self) -> Vec<(Txid, Wtxid)>;
     /// The mempool's current sequence number.
     fn mempool_sequence(&self) -> u64;
-    /// The feerate below which the mempool refuses, in sat/kvB.
+    /// The feerate below which a full mempool refuses, in sat/kvB; 0 while there is room.
     fn fee_filter(&self) -> u64;
     /// Own transactions that no peer has asked for yet.
     fn unbroadcast(&self) -> Vec<(Txid, Wtxid)>;

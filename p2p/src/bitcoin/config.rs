@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bitcoin::Network;
-use bitcoin::p2p::{Magic, ServiceFlags};
+use bitcoin::p2p::Magic;
 
 use super::net_addr::{Net, NetAddr, Nets};
 pub use super::permissions::{PermissionError, Permissions, Subnet, WhitelistEntry, parse_whitebind, parse_whitelist};
@@ -18,6 +18,13 @@ pub const DEFAULT_MAX_CONNECTIONS: usize = 125;
 pub const DEFAULT_PEER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Core's `DEFAULT_MISBEHAVING_BANTIME`.
 pub const DEFAULT_BAN_TIME: Duration = Duration::from_secs(60 * 60 * 24);
+
+/// Core's `MAX_OUTBOUND_FULL_RELAY_CONNECTIONS`.
+const MAX_OUTBOUND_FULL: usize = 8;
+/// Core's `MAX_BLOCK_RELAY_ONLY_CONNECTIONS`.
+const MAX_BLOCK_RELAY: usize = 2;
+/// Core's `MAX_FEELER_CONNECTIONS`.
+const MAX_FEELER: usize = 1;
 
 /// One listening address and what its guests may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,7 +93,6 @@ pub struct Config {
     pub default_port: u16,
     /// `Satoshi:31.99.0(comments)`, with the slashes.
     pub user_agent: String,
-    pub services: ServiceFlags,
     /// Sockets to open; empty for `-listen=0`. Where a bind has no permissions and is unspecified, failing is an error.
     pub binds: Vec<Bind>,
     pub outbound: Outbound,
@@ -94,6 +100,8 @@ pub struct Config {
     pub added: Vec<String>,
     /// `-seednode`.
     pub seed_nodes: Vec<String>,
+    /// `-dns`: names may be looked up.
+    pub dns: bool,
     /// Names to ask for addresses; empty for `-dnsseed=0`.
     pub dns_seeds: Vec<String>,
     pub max_connections: usize,
@@ -153,11 +161,11 @@ impl Config {
             magic: network.magic(),
             default_port,
             user_agent: "/Satoshi:31.99.0/".to_owned(),
-            services: ServiceFlags::NETWORK | ServiceFlags::WITNESS | ServiceFlags::NETWORK_LIMITED,
             binds: Vec::new(),
             outbound: Outbound::Only(Vec::new()),
             added: Vec::new(),
             seed_nodes: Vec::new(),
+            dns: true,
             dns_seeds: Vec::new(),
             max_connections: DEFAULT_MAX_CONNECTIONS,
             peer_timeout: DEFAULT_PEER_TIMEOUT,
@@ -183,6 +191,34 @@ impl Config {
             ban_file: None,
             log_ips: false,
         }
+    }
+
+    /// Full peers of our own choice.
+    pub(crate) fn max_full_relay(&self) -> usize {
+        MAX_OUTBOUND_FULL.min(self.max_connections)
+    }
+
+    /// `-maxconnections` leaves room for all of them.
+    pub(crate) fn has_all_full_relay(&self) -> bool {
+        self.max_full_relay() == MAX_OUTBOUND_FULL
+    }
+
+    /// Peers of our own choice for blocks only.
+    pub(crate) fn max_block_relay(&self) -> usize {
+        MAX_BLOCK_RELAY.min(self.max_connections - self.max_full_relay())
+    }
+
+    fn max_automatic(&self) -> usize {
+        self.max_full_relay() + self.max_block_relay() + MAX_FEELER
+    }
+
+    /// Outbound peers at a time that the operator did not name: feelers and extra peers share the one place left over.
+    pub(crate) fn max_chosen(&self) -> usize {
+        self.max_automatic().min(self.max_connections)
+    }
+
+    pub(crate) fn max_inbound(&self) -> usize {
+        self.max_connections.saturating_sub(self.max_automatic())
     }
 
     /// Permissions of a peer from `address`, before those of the bind it came in by.

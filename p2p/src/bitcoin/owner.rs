@@ -9,6 +9,7 @@ mod blocks;
 mod commands;
 mod compact;
 mod connections;
+mod extra;
 mod fetch;
 mod gossip;
 mod handshake;
@@ -95,6 +96,8 @@ pub(super) struct Owner {
     next_id: PeerId,
     /// Peers that sent something in this round: looked at once when it ends.
     due: BTreeSet<PeerId>,
+    /// Peers that the chain knows of.
+    told_peers: usize,
     active: bool,
     listening: Arc<Vec<SocketAddr>>,
     dials: Dials,
@@ -119,7 +122,7 @@ pub(super) struct Owner {
     recent_block: Option<RecentBlock>,
     /// The tip announced last.
     announced_tip: Option<(BlockHash, u32)>,
-    last_tip_update: Duration,
+    extra: extra::Extra,
     received_total: u64,
     sent_total: u64,
     uploads: report::Uploads,
@@ -161,6 +164,7 @@ impl Owner {
             peers: BTreeMap::new(),
             next_id: 0,
             due: BTreeSet::new(),
+            told_peers: 0,
             listening: wiring.listening,
             downloads: Downloads::default(),
             block_sources: blocks::Sources::default(),
@@ -171,7 +175,7 @@ impl Owner {
             last_inv_headers_trigger: None,
             recent_block: None,
             announced_tip: Some((tip.hash, tip.height)),
-            last_tip_update: now,
+            extra: extra::Extra::new(started, now),
             received_total: 0,
             sent_total: 0,
             uploads: report::Uploads::default(),
@@ -228,6 +232,10 @@ impl Owner {
         if self.last_tick.elapsed() >= TICK {
             self.tick();
         }
+        if self.told_peers != self.peers.len() {
+            self.told_peers = self.peers.len();
+            self.chain.peers_connected(self.told_peers);
+        }
     }
 
     fn tick(&mut self) {
@@ -239,6 +247,7 @@ impl Owner {
                 owner.service(peer)
             });
         }
+        self.check_extra_peers();
         self.dial_due();
         self.sweep();
     }

@@ -82,6 +82,8 @@ pub(crate) struct TxRelay {
     pub(crate) fee_filter: u64,
     /// The peer asked for the whole mempool.
     pub(crate) send_mempool: bool,
+    /// It set a bloom filter.
+    pub(crate) bloom: bool,
 }
 
 impl TxRelay {
@@ -94,6 +96,7 @@ impl TxRelay {
             last_inv_sequence: 1,
             fee_filter: 0,
             send_mempool: false,
+            bloom: false,
         }
     }
 }
@@ -183,6 +186,8 @@ pub(crate) struct Peer {
     pub(crate) target: NetAddr,
     pub(crate) bound: Option<SocketAddr>,
     pub(crate) onion: bool,
+    /// It misbehaved before it came.
+    pub(crate) discouraged: bool,
     pub(crate) kind: ConnectionType,
     pub(crate) permissions: Permissions,
     pub(crate) connected: Duration,
@@ -267,6 +272,7 @@ pub(crate) struct NewPeer {
     pub(crate) target: NetAddr,
     pub(crate) bound: Option<SocketAddr>,
     pub(crate) onion: bool,
+    pub(crate) discouraged: bool,
     pub(crate) kind: ConnectionType,
     pub(crate) permissions: Permissions,
     pub(crate) nonce: u64,
@@ -283,6 +289,7 @@ impl Peer {
             target: new.target,
             bound: new.bound,
             onion: new.onion,
+            discouraged: new.discouraged,
             kind: new.kind,
             permissions: new.permissions,
             connected: now,

@@ -11,13 +11,14 @@ use bitcoin::absolute::LockTime;
 use bitcoin::block::{Header, Version};
 use bitcoin::consensus::encode::{deserialize, serialize};
 use bitcoin::hashes::Hash;
+use bitcoin::p2p::ServiceFlags;
 use bitcoin::{
     Amount, Block, BlockHash, Network, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid, Witness, Work,
     Wtxid, transaction,
 };
 use keyless_p2p::bitcoin::{
     BlockOutcome, BlockRef, Chain, ChainEvent, Gossip, Handle, HeaderInfo, HeaderRef, HeadersError, LowWorkSync,
-    MempoolTx, PeerId, TxRef,
+    MempoolTx, PeerId, Snapshot, TxRef,
 };
 
 struct Entry {
@@ -38,6 +39,10 @@ struct State {
     /// Parents that count as missing until they are in the mempool.
     missing: HashSet<Txid>,
     clock: Option<Duration>,
+    /// As the network told last.
+    peers: usize,
+    /// The block whose coins were loaded without what is below it.
+    snapshot: Option<BlockHash>,
     /// Blocks that are refused although their headers are fine.
     poisoned: HashSet<BlockHash>,
     /// What each peer announced, and is to be asked for.
@@ -86,6 +91,19 @@ impl Twin {
 
     pub fn set_time(&self, now: Duration) {
         self.lock().clock = Some(now);
+    }
+
+    /// Takes the chain up to a known header for the active one, without its blocks.
+    pub fn load_snapshot(&self, base: BlockHash) {
+        let mut state = self.lock();
+        let top = state.entries[&base].height;
+        state.active = (0..=top).map(|height| state.ancestor(&base, height).unwrap()).collect();
+        state.snapshot = Some(base);
+    }
+
+    /// How many peers the network says it has.
+    pub fn peers(&self) -> usize {
+        self.lock().peers
     }
 
     pub fn poison(&self, hash: BlockHash) {
@@ -278,6 +296,10 @@ impl Chain for Twin {
         self.lock().clock.unwrap_or_else(wall)
     }
 
+    fn peers_connected(&self, count: usize) {
+        self.lock().peers = count;
+    }
+
     fn tip(&self) -> BlockRef {
         let state = self.lock();
         BlockRef { hash: *state.active.last().unwrap(), height: state.active.len() as u32 - 1 }
@@ -440,6 +462,28 @@ impl Chain for Twin {
             .map(|(hash, height, _)| BlockRef { hash: *hash, height: *height })
             .take(max)
             .collect()
+    }
+
+    fn missing_from(&self, from: u32, to: &BlockHash, max: usize) -> Vec<BlockRef> {
+        let state = self.lock();
+        let top = state.entries.get(to).map_or(0, |entry| entry.height);
+        let path = (from..=top).filter_map(|height| Some(BlockRef { hash: state.ancestor(to, height)?, height }));
+        path.filter(|block| state.entries[&block.hash].data.is_none()).take(max).collect()
+    }
+
+    fn snapshot(&self) -> Option<Snapshot> {
+        let state = self.lock();
+        let base = state.snapshot?;
+        let top = state.entries[&base].height;
+        let lowest = (1..=top).filter_map(|height| state.ancestor(&base, height));
+        let done = lowest.take_while(|hash| state.entries[hash].data.is_some()).count() as u32;
+        let block = |height| BlockRef { hash: state.ancestor(&base, height).unwrap(), height };
+        (done < top).then(|| Snapshot { done: block(done), base: block(top) })
+    }
+
+    fn services(&self) -> ServiceFlags {
+        let limited = ServiceFlags::NETWORK_LIMITED | ServiceFlags::WITNESS;
+        if self.snapshot().is_some() { limited } else { limited | ServiceFlags::NETWORK }
     }
 
     fn read_block(&self, hash: &BlockHash) -> Option<Vec<u8>> {

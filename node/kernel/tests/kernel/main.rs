@@ -8,6 +8,7 @@ mod life;
 mod mempool;
 mod options;
 mod rpc;
+mod rules;
 mod support;
 mod traps;
 mod vendored;

@@ -1,6 +1,5 @@
 //! Announcing: new blocks by header or `inv`, transactions by `inv`, to each peer at its own pace.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bitcoin::block::Header;
@@ -132,12 +131,22 @@ impl Owner {
         }
         if !txs.to_send.is_empty() {
             let room = (INVENTORY_TARGET + txs.to_send.len() / 1_000 * 5).min(INVENTORY_MAX);
-            for (wtxid, tx) in self.best_first(&mut txs.to_send, room) {
-                let id = spoken_id(peer, &tx.0, &wtxid);
-                let new = !txs.known.contains(&id) && pays(tx.1, tx.2, txs.fee_filter);
-                if new && self.chain.bloom_matches(peer.id, &tx.0) {
+            let waiting: Vec<Wtxid> = std::mem::take(&mut txs.to_send).into_iter().collect();
+            // Those that left the mempool are not among them any more.
+            let best_first = self.chain.best_first(&waiting);
+            let mut told = 0;
+            for wtxid in best_first {
+                if told == room {
+                    txs.to_send.insert(wtxid);
+                    continue;
+                }
+                let Some(tx) = self.chain.transaction(TxRef::Wtxid(wtxid)) else { continue };
+                let id = spoken_id(peer, &tx.txid, &wtxid);
+                let new = !txs.known.contains(&id) && pays(tx.fee_sat, tx.vsize, txs.fee_filter);
+                if new && self.chain.bloom_matches(peer.id, &tx.txid) {
                     txs.known.insert(id);
-                    items.push(item(peer, tx.0, wtxid));
+                    items.push(item(peer, tx.txid, wtxid));
+                    told += 1;
                 }
             }
         }
@@ -145,26 +154,10 @@ impl Owner {
         peer.txs = Some(txs);
     }
 
-    /// Takes up to `room` transactions that are still in the mempool, parents before children (by the order in which they
-    /// entered); those that left are dropped.
-    fn best_first(&self, waiting: &mut BTreeSet<Wtxid>, room: usize) -> Vec<(Wtxid, (Txid, u64, u64))> {
-        let mut found = Vec::new();
-        for wtxid in std::mem::take(waiting) {
-            if let Some(tx) = self.chain.transaction(TxRef::Wtxid(wtxid)) {
-                found.push((tx.sequence, wtxid, (tx.txid, tx.fee_sat, tx.vsize)));
-            }
-        }
-        found.sort_by_key(|(sequence, wtxid, _)| (*sequence, *wtxid));
-        for (_, wtxid, _) in found.drain(room.min(found.len())..) {
-            waiting.insert(wtxid);
-        }
-        found.into_iter().map(|(_, wtxid, tx)| (wtxid, tx)).collect()
-    }
-
     /// Core's `UpdatedBlockTip`: what became part of the best chain is announced, the last eight of it at most.
     pub(super) fn tip_changed(&mut self, hash: BlockHash, height: u32, initial_download: bool) {
         let before = self.announced_tip.replace((hash, height));
-        self.last_tip_update = self.chain.now();
+        self.extra.tip_moved(self.chain.now());
         if initial_download {
             return;
         }

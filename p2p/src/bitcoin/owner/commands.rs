@@ -17,7 +17,7 @@ impl Owner {
             Command::RemoveNode { node, reply } => answer(&reply, self.remove_node(&node)),
             Command::AddedNodes(reply) => answer(&reply, self.added_nodes()),
             Command::Connect { node, kind, v2, reply } => {
-                answer(&reply, self.start_dial(&node, kind, v2));
+                answer(&reply, self.has_room(kind) && self.start_dial(&node, kind, v2));
             }
             Command::Disconnect { whom, reply } => answer(&reply, self.disconnect(&whom)),
             Command::PingAll => self.peers.values_mut().for_each(|peer| peer.ping.queued = true),

@@ -8,8 +8,8 @@ use tokio::net::TcpStream;
 
 use super::Owner;
 use super::seeding::Seeding;
+use crate::bitcoin::chain::InboundPeer;
 use crate::bitcoin::config::{Config, Outbound};
-use crate::bitcoin::evict::{self, Candidate};
 use crate::bitcoin::handle::{AddedNode, ConnectionCounts, ConnectionType};
 use crate::bitcoin::net_addr::{Net, NetAddr};
 use crate::bitcoin::peer::{NewPeer, Peer};
@@ -18,9 +18,6 @@ use crate::bitcoin::socket::{self, Route, SocketConfig};
 use crate::bitcoin::stream::Stream;
 use crate::bitcoin::transport::Opening;
 
-pub(super) const MAX_OUTBOUND_FULL: usize = 8;
-pub(super) const MAX_BLOCK_RELAY: usize = 2;
-const MAX_FEELER: usize = 1;
 /// Core's `MAX_ADDNODE_CONNECTIONS`.
 const MAX_ADDNODE: usize = 8;
 /// Dials running at once.
@@ -63,6 +60,8 @@ struct Call {
     kind: ConnectionType,
     permissions: Permissions,
     onion: bool,
+    /// It misbehaved before.
+    discouraged: bool,
     opening: Opening,
 }
 
@@ -133,8 +132,9 @@ impl Owner {
             return;
         }
         let inbound = self.counts().inbound;
-        let room = self.max_inbound();
-        if !trusted && inbound + 1 >= room && self.bans.is_discouraged(remote.ip()) {
+        let room = self.config.max_inbound();
+        let discouraged = self.bans.is_discouraged(remote.ip());
+        if !trusted && inbound + 1 >= room && discouraged {
             tracing::debug!(target: "net", "connection from {remote} dropped (discouraged)");
             return;
         }
@@ -149,13 +149,8 @@ impl Owner {
         let kind = ConnectionType::Inbound;
         let name = remote.to_string();
         let target = Some(NetAddr::from(remote));
-        self.connect_stream(Stream::Tcp(stream), Call { name, target, kind, permissions, onion, opening });
+        self.connect_stream(Stream::Tcp(stream), Call { name, target, kind, permissions, onion, discouraged, opening });
         tracing::debug!(target: "net", "connection from {remote} accepted");
-    }
-
-    fn max_inbound(&self) -> usize {
-        let automatic = MAX_OUTBOUND_FULL + MAX_BLOCK_RELAY + MAX_FEELER;
-        self.config.max_connections.saturating_sub(automatic.min(self.config.max_connections))
     }
 
     fn connect_stream(&mut self, stream: Stream, call: Call) {
@@ -178,6 +173,7 @@ impl Owner {
             target,
             bound,
             onion: call.onion,
+            discouraged: call.discouraged,
             kind: call.kind,
             permissions: call.permissions,
             nonce: rand::random(),
@@ -210,25 +206,30 @@ impl Owner {
     }
 
     fn evict_one(&mut self) -> bool {
-        let candidates: Vec<Candidate> = self
-            .peers
-            .values()
-            .filter(|peer| peer.is_inbound() && !peer.has(Permissions::NO_BAN))
-            .map(|peer| Candidate {
-                id: peer.id,
-                connected: peer.connected,
-                min_ping: peer.ping.min,
-                last_tx: peer.last_tx,
-                last_block: peer.last_block,
-                group: self.chain.address_group(&peer.target),
-                prefer: self.bans.is_discouraged(peer.address.ip()),
-            })
-            .collect();
-        let Some(victim) = evict::choose(candidates) else { return false };
+        let inbound: Vec<InboundPeer> =
+            self.peers.values().filter(|peer| peer.is_inbound()).map(|peer| self.candidate(peer)).collect();
+        let Some(victim) = self.chain.choose_to_evict(&inbound) else { return false };
         self.with_peer(victim, |_, peer| {
             Err(super::gone(format!("selected {} connection for eviction, {}", peer.kind.name(), peer.disconnecting())))
         });
         true
+    }
+
+    fn candidate(&self, peer: &Peer) -> InboundPeer {
+        InboundPeer {
+            id: peer.id,
+            address: peer.target,
+            onion: peer.onion,
+            connected: peer.connected,
+            min_ping: peer.ping.min,
+            last_block: peer.last_block,
+            last_tx: peer.last_tx,
+            wanted_services: peer.version != 0 && peer.services.has(self.wants_services(peer.services)),
+            relays_txs: peer.txs.as_ref().is_some_and(|txs| txs.wanted),
+            bloom_filter: peer.txs.as_ref().is_some_and(|txs| txs.bloom),
+            discouraged: peer.discouraged,
+            no_ban: peer.has(Permissions::NO_BAN),
+        }
     }
 
     pub(super) fn counts(&self) -> ConnectionCounts {
@@ -279,15 +280,28 @@ impl Owner {
         }
     }
 
-    /// `addconnection` and `onetry`: false if there is no room for the kind, or no network.
-    pub(super) fn start_dial(&mut self, node: &str, kind: ConnectionType, v2: bool) -> bool {
-        let full = match kind {
-            ConnectionType::Inbound => true,
-            ConnectionType::OutboundFullRelay => self.count(kind) >= MAX_OUTBOUND_FULL,
-            ConnectionType::BlockRelay => self.count(kind) >= MAX_BLOCK_RELAY,
-            _ => false,
+    /// Whether one more of a kind may be called; what the operator named by `onetry` or `-addnode` has no limit here.
+    pub(super) fn has_room(&self, kind: ConnectionType) -> bool {
+        let of_kind = match kind {
+            ConnectionType::Inbound => return false,
+            ConnectionType::Manual => return true,
+            ConnectionType::OutboundFullRelay => self.count(kind) < self.config.max_full_relay(),
+            ConnectionType::BlockRelay => self.count(kind) < self.config.max_block_relay(),
+            ConnectionType::Feeler | ConnectionType::AddrFetch => true,
         };
-        if full || self.dials.pending.len() >= MAX_DIALS {
+        of_kind && self.chosen() < self.config.max_chosen()
+    }
+
+    /// Outbound peers that the operator did not name, connected or called.
+    pub(super) fn chosen(&self) -> usize {
+        let counts = |kind| !matches!(kind, ConnectionType::Inbound | ConnectionType::Manual);
+        self.peers.values().filter(|peer| counts(peer.kind)).count()
+            + self.dials.pending.values().filter(|dial| counts(dial.kind)).count()
+    }
+
+    /// Calls a node. False if too many are being called.
+    pub(super) fn start_dial(&mut self, node: &str, kind: ConnectionType, v2: bool) -> bool {
+        if self.dials.pending.len() >= MAX_DIALS {
             return false;
         }
         if !self.active || self.is_connected_to(node) {
@@ -309,6 +323,10 @@ impl Owner {
             tracing::debug!(target: "net", "no way to reach {node}");
             return true;
         };
+        if matches!(route, Route::Direct) && target.is_none() && !self.config.dns {
+            tracing::debug!(target: "net", "Not looking up {node}, as -dns=0 forbids it");
+            return true;
+        }
         let ticket = self.dials.next_ticket;
         self.dials.next_ticket += 1;
         self.dials.pending.insert(ticket, Pending { node: node.to_owned(), kind, v2, target });
@@ -348,7 +366,7 @@ impl Owner {
         let permissions = self.config.resolve_implicit(granted);
         let opening = if dial.v2 { Opening::Initiate } else { Opening::V1 };
         let onion = target.is_some_and(|address| address.net() == Net::Onion);
-        let call = Call { name: dial.node, target, kind: dial.kind, permissions, onion, opening };
+        let call = Call { name: dial.node, target, kind: dial.kind, permissions, onion, discouraged: false, opening };
         self.connect_stream(stream, call);
     }
 
@@ -451,6 +469,7 @@ impl Owner {
         self.dials.next_rebroadcast = due(self.dials.next_rebroadcast);
         self.dials.next_save = due(self.dials.next_save);
         self.last_sweep = due(self.last_sweep);
+        self.extra.advance(by);
     }
 
     pub(super) fn is_own_nonce(&self, nonce: u64) -> bool {

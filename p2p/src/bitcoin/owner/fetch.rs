@@ -7,7 +7,7 @@ use bitcoin::p2p::message_blockdata::Inventory;
 
 use super::headers::{HEADERS_RESPONSE_TIME, reference};
 use super::{Owner, Step};
-use crate::bitcoin::chain::{BlockRef, TxRef};
+use crate::bitcoin::chain::{BlockRef, HeaderRef, Snapshot, TxRef};
 use crate::bitcoin::downloads::{Late, MAX_IN_FLIGHT, WINDOW};
 use crate::bitcoin::handle::{ConnectionType, FetchError, PeerId};
 use crate::bitcoin::peer::Peer;
@@ -131,10 +131,9 @@ impl Owner {
     }
 
     pub(super) fn ask_blocks(&mut self, peer: &mut Peer, now: Duration) {
-        let in_flight = self.downloads.count(peer.id);
         if !peer.can_serve_blocks()
             || !peer.can_serve_witnesses()
-            || in_flight >= MAX_IN_FLIGHT
+            || self.downloads.count(peer.id) >= MAX_IN_FLIGHT
             || self.chain.is_loading_blocks()
         {
             return;
@@ -142,9 +141,31 @@ impl Owner {
         self.refresh_known(peer);
         let Some(best) = peer.best_known else { return };
         let allowed = (self.syncs_from(peer) && !peer.is_limited()) || !self.chain.is_initial_block_download();
-        if !allowed || !self.is_interesting(peer) {
+        if !allowed {
             return;
         }
+        let snapshot = self.chain.snapshot();
+        let base = snapshot.map(|snapshot| snapshot.base);
+        let has_base = base.is_none_or(|base| self.chain.ancestor(&best.hash, base.height) == Some(base.hash));
+        if self.is_interesting(peer) {
+            if has_base {
+                self.ask_new_blocks(peer, &best, now);
+            } else {
+                // There is no undo data to leave the snapshot's chain with.
+                tracing::debug!(
+                    target: "net",
+                    "Not downloading blocks from peer={}, which doesn't have the snapshot block in its best chain.",
+                    peer.id
+                );
+            }
+        }
+        if let Some(snapshot) = snapshot.filter(|_| has_base && !peer.is_limited()) {
+            self.ask_historical_blocks(peer, &snapshot);
+        }
+    }
+
+    /// Core's `FindNextBlocksToDownload`.
+    fn ask_new_blocks(&mut self, peer: &mut Peer, best: &HeaderRef, now: Duration) {
         if self.chain.active_hash(best.height) == Some(best.hash) {
             peer.last_common = Some(best.height);
             return;
@@ -160,17 +181,31 @@ impl Owner {
             .filter(|block| !peer.is_limited() || best.height.saturating_sub(block.height) < LIMITED_BLOCKS)
             .collect();
         let pick = self.downloads.pick(peer.id, &reachable, base.saturating_add(WINDOW));
-        for block in &pick.blocks {
+        self.request_picked(peer, &pick.blocks);
+        let staller = pick.staller.filter(|_| self.downloads.count(peer.id) == 0);
+        if let Some(staller) = staller.filter(|staller| self.downloads.stalls(*staller, now)) {
+            tracing::debug!(target: "net", "Stall started peer={staller}");
+        }
+    }
+
+    /// Core's `TryDownloadingHistoricalBlocks`: what is left over goes to the blocks below a snapshot. Nobody is a staller
+    /// there.
+    fn ask_historical_blocks(&mut self, peer: &mut Peer, snapshot: &Snapshot) {
+        let wanted = self.downloads.total() + MAX_IN_FLIGHT + 1;
+        let done = snapshot.done.height;
+        let missing = self.chain.missing_from(done.saturating_add(1), &snapshot.base.hash, wanted);
+        let pick = self.downloads.pick(peer.id, &missing, done.saturating_add(WINDOW));
+        self.request_picked(peer, &pick.blocks);
+    }
+
+    fn request_picked(&mut self, peer: &mut Peer, blocks: &[BlockRef]) {
+        for block in blocks {
             tracing::debug!(
                 target: "net",
                 "Requesting block {} ({}) peer={}", block.hash, block.height, peer.id
             );
         }
-        self.request_blocks(peer, &pick.blocks);
-        let staller = pick.staller.filter(|_| self.downloads.count(peer.id) == 0);
-        if let Some(staller) = staller.filter(|staller| self.downloads.stalls(*staller, now)) {
-            tracing::debug!(target: "net", "Stall started peer={staller}");
-        }
+        self.request_blocks(peer, blocks);
     }
 
     pub(super) fn ask_transactions(&mut self, peer: &mut Peer) {

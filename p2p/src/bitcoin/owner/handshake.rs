@@ -90,7 +90,8 @@ impl Owner {
 
     /// What we offer.
     pub(super) fn services(&self) -> ServiceFlags {
-        if self.config.v2_transport { self.config.services | ServiceFlags::P2P_V2 } else { self.config.services }
+        let chain = self.chain.services();
+        if self.config.v2_transport { chain | ServiceFlags::P2P_V2 } else { chain }
     }
 
     pub(super) fn wants_services(&self, offered: ServiceFlags) -> ServiceFlags {
@@ -172,6 +173,8 @@ impl Owner {
         if !peer.is_inbound() {
             self.start_address_relay(peer);
             self.chain.book_good(&peer.target);
+            // Inbound peers could make us doubt our clock as they like.
+            self.chain.note_clock(peer.time_offset);
         }
         if peer.common_version <= 70_012 {
             let alert = (0..FINAL_ALERT.len())

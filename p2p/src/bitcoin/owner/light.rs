@@ -108,6 +108,7 @@ impl Owner {
                     misbehaving(peer, "too-large bloom filter");
                 } else if let Some(txs) = &mut peer.txs {
                     txs.wanted = true;
+                    txs.bloom = true;
                 }
             }
             "filteradd" => {
@@ -119,6 +120,7 @@ impl Owner {
                 self.chain.bloom_clear(peer.id);
                 if let Some(txs) = &mut peer.txs {
                     txs.wanted = true;
+                    txs.bloom = false;
                 }
             }
         }

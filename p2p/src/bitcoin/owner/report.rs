@@ -106,14 +106,6 @@ impl Owner {
     }
 
     pub(super) fn info(&self) -> NetworkInfo {
-        let mut offsets: Vec<i64> = self
-            .peers
-            .values()
-            .filter(|peer| !peer.is_inbound() && peer.version != 0)
-            .map(|peer| peer.time_offset)
-            .collect();
-        offsets.sort_unstable();
-        let median = offsets.get(offsets.len() / 2).copied().unwrap_or(0);
         let listens = !self.listening.is_empty();
         let external = self.config.external.iter().filter(|_| listens);
         NetworkInfo {
@@ -121,7 +113,7 @@ impl Owner {
             protocol_version: PROTOCOL_VERSION,
             services: self.services(),
             local_relay: !self.config.blocks_only,
-            time_offset: if offsets.len() < 5 { 0 } else { median },
+            time_offset: self.chain.clock_offset(),
             active: self.active,
             connections: self.counts(),
             reachable: self.config.reachable,

@@ -12,7 +12,6 @@ use rand::Rng;
 use rand::seq::SliceRandom;
 
 use super::Owner;
-use super::connections::{MAX_BLOCK_RELAY, MAX_OUTBOUND_FULL};
 use super::service::random_wait;
 use crate::bitcoin::chain::AddressSource;
 use crate::bitcoin::config::{Config, Outbound};
@@ -20,7 +19,6 @@ use crate::bitcoin::handle::ConnectionType;
 use crate::bitcoin::net_addr::{Gossip, Net, NetAddr, Nets, is_routable};
 use crate::bitcoin::socket;
 
-const MAX_FEELER: usize = 1;
 const FEELER_INTERVAL: Duration = Duration::from_secs(120);
 /// Anchors kept.
 const MAX_ANCHORS: usize = 2;
@@ -150,7 +148,7 @@ impl Owner {
         let known = self.chain.book_size(None);
         let full = self.full_outbound();
         let (force, active) = (self.config.force_dns_seed, self.active);
-        let by_proxy = self.config.proxies.names.is_some();
+        let by_call = self.config.proxies.names.is_some() || !self.config.dns;
         let dns = &mut self.dials.seeding.dns;
         if !dns.announced {
             dns.announced = true;
@@ -220,8 +218,9 @@ impl Owner {
         dns.over = dns.seeds.is_empty();
         for seed in chosen {
             tracing::info!("Loading addresses from DNS seed {seed}");
-            if by_proxy {
-                // A proxy looks names up, but does not tell what it found: the seed itself is asked.
+            if by_call {
+                // A proxy looks names up, but does not tell what it found: the seed itself is asked. Without a proxy, and
+                // where names may not be looked up, nothing comes of that.
                 self.dials.seeding.dns.answered += 1;
                 self.start_dial(&seed, ConnectionType::AddrFetch, false);
                 continue;
@@ -320,31 +319,53 @@ impl Owner {
         tracing::info!("Added {} fixed seeds from reachable networks.", seeds.len());
     }
 
-    /// One more peer of our own choice, if one is missing, from a group of networks no other is from.
-    pub(super) fn search(&mut self) {
-        let clock = self.chain.now();
-        let full = self.count(ConnectionType::OutboundFullRelay) < MAX_OUTBOUND_FULL;
-        let blocks = self.count(ConnectionType::BlockRelay) < MAX_BLOCK_RELAY;
+    /// What kind of peer is missing, and on which networks it may be.
+    fn missing_kind(&mut self, clock: Duration) -> Option<(ConnectionType, Nets)> {
+        let blocks = self.count(ConnectionType::BlockRelay) < self.config.max_block_relay();
+        let full = self.count(ConnectionType::OutboundFullRelay) < self.config.max_full_relay();
+        let anywhere = self.config.reachable;
         let kind = if !self.anchors.is_empty() && blocks {
             ConnectionType::BlockRelay
         } else if full {
             ConnectionType::OutboundFullRelay
         } else if blocks {
             ConnectionType::BlockRelay
-        } else if self.dials.seeding.next_feeler <= clock && self.count(ConnectionType::Feeler) < MAX_FEELER {
+        } else if self.extra.wants_full() {
+            ConnectionType::OutboundFullRelay
+        } else if self.extra.take_block_relay(clock) {
+            ConnectionType::BlockRelay
+        } else if self.dials.seeding.next_feeler < clock {
             self.dials.seeding.next_feeler = clock + random_wait(FEELER_INTERVAL);
             ConnectionType::Feeler
         } else {
-            return;
+            let net = self.lonely_network(clock)?;
+            return Some((ConnectionType::OutboundFullRelay, Nets::NONE.with(net)));
         };
+        Some((kind, anywhere))
+    }
+
+    /// One more peer of our own choice, if one is missing, from a group of networks no other is from.
+    pub(super) fn search(&mut self) {
+        if self.chosen() >= self.config.max_chosen() {
+            return;
+        }
+        let clock = self.chain.now();
+        let Some((kind, nets)) = self.missing_kind(clock) else { return };
         let (groups, hidden) = self.outbound_groups();
         let chosen = if kind == ConnectionType::BlockRelay { self.next_anchor(&groups) } else { None };
-        let Some(chosen) = chosen.or_else(|| self.choose(kind, &groups, clock)) else { return };
+        let Some(chosen) = chosen.or_else(|| self.choose(kind, nets, &groups, clock)) else { return };
         if kind == ConnectionType::Feeler {
             tracing::debug!(target: "net", "Making feeler connection to {}", chosen.address);
+        } else if nets != self.config.reachable {
+            let address = chosen.address;
+            tracing::debug!(
+                target: "net",
+                "Making network specific connection to {address} on {}.", address.net().name()
+            );
         }
         // Without two connections elsewhere we may be offline ourselves.
-        let count_failure = groups.len() + hidden >= 2;
+        let elsewhere = self.config.max_connections.saturating_sub(1).min(2);
+        let count_failure = groups.len() + hidden >= elsewhere;
         self.chain.book_attempt(&chosen.address, count_failure);
         let v2 = self.config.v2_transport && chosen.services.has(ServiceFlags::P2P_V2);
         self.start_dial(&chosen.address.to_string(), kind, v2);
@@ -383,11 +404,17 @@ impl Owner {
         None
     }
 
-    fn choose(&mut self, kind: ConnectionType, groups: &HashSet<Vec<u8>>, clock: Duration) -> Option<Gossip> {
+    fn choose(
+        &mut self,
+        kind: ConnectionType,
+        nets: Nets,
+        groups: &HashSet<Vec<u8>>,
+        clock: Duration,
+    ) -> Option<Gossip> {
         let feeler = kind == ConnectionType::Feeler;
         let mut collision = self.chain.book_collision().filter(|_| feeler);
         for tries in 1..=MAX_TRIES {
-            let candidate = collision.take().or_else(|| self.chain.book_choose(feeler, self.config.reachable));
+            let candidate = collision.take().or_else(|| self.chain.book_choose(feeler, nets));
             let (entry, last_try) = candidate?;
             let address = entry.address;
             if self.is_own(&address) {

@@ -16,7 +16,7 @@ const TIMEOUT_INTERVAL: Duration = Duration::from_secs(20 * 60);
 const FEE_FILTER_INTERVAL: Duration = Duration::from_secs(10 * 60);
 const FEE_FILTER_MAX_CHANGE_DELAY: Duration = Duration::from_secs(5 * 60);
 const ADDR_FETCH_TIMEOUT: Duration = Duration::from_secs(300);
-/// All the money: nothing passes. As Core rounds it with the default incremental feerate.
+/// All the money as Core rounds it: nothing passes.
 const FILTER_ALL: u64 = 9_936_506;
 
 /// An exponentially distributed wait.
@@ -161,8 +161,9 @@ impl Owner {
         {
             return;
         }
+        // What is announced meanwhile is not looked at.
         let wanted = if self.chain.is_initial_block_download() {
-            FILTER_ALL
+            bitcoin::Amount::MAX_MONEY.to_sat()
         } else {
             if peer.fee_filter_sent == FILTER_ALL {
                 peer.next_fee_filter = Duration::ZERO;
@@ -170,9 +171,10 @@ impl Owner {
             self.chain.fee_filter()
         };
         if now > peer.next_fee_filter {
-            if wanted != peer.fee_filter_sent {
-                self.send(peer, "feefilter", wanted.to_le_bytes().to_vec());
-                peer.fee_filter_sent = wanted;
+            let told = self.chain.round_fee_filter(wanted);
+            if told != peer.fee_filter_sent {
+                self.send(peer, "feefilter", told.to_le_bytes().to_vec());
+                peer.fee_filter_sent = told;
             }
             peer.next_fee_filter = now + random_wait(FEE_FILTER_INTERVAL);
         } else if now + FEE_FILTER_MAX_CHANGE_DELAY < peer.next_fee_filter

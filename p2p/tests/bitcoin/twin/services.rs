@@ -6,8 +6,8 @@ use bitcoin::block::Header;
 use bitcoin::consensus::encode::{deserialize, serialize};
 use bitcoin::{BlockHash, Transaction, Txid, Wtxid};
 use keyless_p2p::bitcoin::{
-    AddressBook, AddressSource, Chain, CompactAnswer, CompactBlocks, CompactEnd, CompactStart, Gossip, LightClients,
-    Malformed, Net, NetAddr, Nets, PeerId, Received, RelayPeer, Relayed, TxRef, TxRelay,
+    AddressBook, AddressSource, Chain, CompactAnswer, CompactBlocks, CompactEnd, CompactStart, Gossip, InboundPeer,
+    LightClients, Malformed, Net, NetAddr, Nets, PeerId, PeerRules, Received, RelayPeer, Relayed, TxRef, TxRelay,
 };
 
 use super::Twin;
@@ -141,6 +141,30 @@ impl LightClients for Twin {
 
     fn bloom_block(&self, _: PeerId, _: &BlockHash) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
         None
+    }
+}
+
+/// The youngest inbound peer goes, what is told of fees is rounded at its upper end only, and clocks are not compared.
+impl PeerRules for Twin {
+    fn choose_to_evict(&self, inbound: &[InboundPeer]) -> Option<PeerId> {
+        inbound.iter().filter(|peer| !peer.no_ban).map(|peer| peer.id).max()
+    }
+
+    fn round_fee_filter(&self, rate: u64) -> u64 {
+        rate.min(9_936_506)
+    }
+
+    fn best_first(&self, wtxids: &[Wtxid]) -> Vec<Wtxid> {
+        let state = self.lock();
+        let mut found: Vec<_> = wtxids.iter().filter_map(|id| state.mempool.get(id)).collect();
+        found.sort_by_key(|tx| tx.sequence);
+        found.into_iter().map(|tx| tx.wtxid).collect()
+    }
+
+    fn note_clock(&self, _: i64) {}
+
+    fn clock_offset(&self) -> i64 {
+        0
     }
 }
 
