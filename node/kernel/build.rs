@@ -44,7 +44,7 @@ const CMAKE_OPTIONS: [&str; 14] = [
     "-DBUILD_FUZZ_BINARY=OFF",
 ];
 
-const SHIM_FILES: [&str; 16] = [
+const SHIM_FILES: [&str; 17] = [
     "addresses.cpp",
     "args.cpp",
     "blocks.cpp",
@@ -58,6 +58,7 @@ const SHIM_FILES: [&str; 16] = [
     "log.cpp",
     "mempool.cpp",
     "peers.cpp",
+    "private.cpp",
     "relay.cpp",
     "rpc.cpp",
     "unconfirmed.cpp",

@@ -17,6 +17,7 @@ use keyless_p2p::bitcoin::{
 
 mod addresses;
 mod compact;
+mod private;
 mod relay;
 
 /// [`Chain`] over the kernel of this process.

@@ -59,6 +59,7 @@ pub fn config(args: &Args, chain: &ChainParams) -> Result<Config, OptionError> {
     config.blocks_only = args.get_bool("-blocksonly", false);
     config.v2_transport = args.get_bool("-v2transport", true);
     config.tx_reconciliation = args.get_bool("-txreconciliation", false);
+    config.private_broadcast = crate::proxy_options::private_broadcast(args, config.reachable, &config.outbound)?;
     config.network_active = args.get_bool("-networkactive", true);
     config.external = external_addresses(args, config.default_port)?;
     config.discover = args.get_bool("-discover", true);

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
 use keyless_kernel::Args;
-use keyless_p2p::bitcoin::config::{Proxies, Proxy};
+use keyless_p2p::bitcoin::config::{Outbound, Proxies, Proxy};
 use keyless_p2p::bitcoin::{Net, Nets};
 
 use crate::p2p_options::OptionError;
@@ -126,6 +126,34 @@ fn general(values: &[String], randomize: bool) -> Result<Proxies, OptionError> {
         }
     }
     Ok(proxies)
+}
+
+/// Whether own transactions are to leave by connections of their own, for which Tor or I2P has to be reachable, now or once
+/// Tor's control port was asked.
+pub fn private_broadcast(args: &Args, reachable: Nets, outbound: &Outbound) -> Result<bool, OptionError> {
+    const ASKED: &str = "Private broadcast of own transactions requested (-privatebroadcast)";
+    if !args.get_bool("-privatebroadcast", false) {
+        return Ok(false);
+    }
+    let only = args.get_all("-onlynet");
+    let may_be_onion = only.is_empty() || only.iter().any(|name| name.to_lowercase() == Net::Onion.name());
+    let onion_may_come = args.get_bool("-listenonion", true) && may_be_onion;
+    if !reachable.has(Net::I2p) && !reachable.has(Net::Onion) && !onion_may_come {
+        return refuse(format!("{ASKED}, but none of Tor or I2P networks is reachable"));
+    }
+    if *outbound != Outbound::Automatic {
+        return refuse(format!(
+            "{ASKED}, but -connect is also configured. They are incompatible because the private broadcast needs to open \
+             new connections to randomly chosen Tor or I2P peers. Consider using -maxconnections=0 -addnode=... instead"
+        ));
+    }
+    if !args.get_bool("-proxyrandomize", true) && (reachable.has(Net::Onion) || onion_may_come) {
+        args.init_warning(&format!(
+            "{ASKED} and -proxyrandomize is disabled. Tor circuits for private broadcast connections may be correlated to \
+             other connections over Tor. For maximum privacy set -proxyrandomize=1."
+        ));
+    }
+    Ok(true)
 }
 
 /// `-onion` replaces what `-proxy` says for Tor; 0 forbids it.

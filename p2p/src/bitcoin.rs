@@ -41,7 +41,7 @@ use tokio::net::TcpListener;
 pub use chain::{
     AddressBook, AddressSource, BlockOutcome, BlockRef, Chain, ChainEvent, CompactAnswer, CompactBlocks, CompactEnd,
     CompactStart, HeaderInfo, HeaderRef, HeadersError, LightClients, LowWorkStep, LowWorkSync, Malformed, MempoolTx,
-    Received, RelayPeer, Relayed, TxRef, TxRelay,
+    PrivateBroadcast, PrivateTx, Received, RelayPeer, Relayed, TxRef, TxRelay,
 };
 pub use config::{Bind, Config, Outbound, Permissions};
 pub use handle::{ConnectionType, Handle, PeerId, PeerInfo, StartError, Whom};

@@ -3,6 +3,8 @@
 
 #[path = "bitcoin/client.rs"]
 mod client;
+#[path = "bitcoin/hidden.rs"]
+mod hidden;
 #[path = "bitcoin/twin.rs"]
 mod twin;
 

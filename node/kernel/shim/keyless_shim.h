@@ -123,6 +123,15 @@ kl_buf kl_relay_decode(kl_in tx);
 kl_buf kl_relay_transaction(int64_t peer, kl_in tx);
 kl_buf kl_relay_orphan(int64_t peer);
 
+// private.cpp
+kl_buf kl_private_wanted(uint32_t opened);
+kl_buf kl_private_pick(int64_t peer, kl_in address);
+kl_buf kl_private_given(int64_t peer);
+kl_buf kl_private_confirmed(int64_t peer);
+kl_buf kl_private_ended(int64_t peer);
+kl_buf kl_private_returned(kl_in tx);
+kl_buf kl_private_retry();
+
 // compact.cpp
 kl_buf kl_compact_make(kl_in hash);
 kl_buf kl_compact_decode(kl_in bytes);

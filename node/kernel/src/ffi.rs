@@ -161,6 +161,15 @@ unsafe extern "C" {
     pub(crate) safe fn kl_relay_transaction(peer: i64, tx: Bytes<'_>) -> Buffer;
     pub(crate) safe fn kl_relay_orphan(peer: i64) -> Buffer;
 
+    // Private broadcast.
+    pub(crate) safe fn kl_private_wanted(opened: u32) -> Buffer;
+    pub(crate) safe fn kl_private_pick(peer: i64, address: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_private_given(peer: i64) -> Buffer;
+    pub(crate) safe fn kl_private_confirmed(peer: i64) -> Buffer;
+    pub(crate) safe fn kl_private_ended(peer: i64) -> Buffer;
+    pub(crate) safe fn kl_private_returned(tx: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_private_retry() -> Buffer;
+
     // Compact blocks.
     pub(crate) safe fn kl_compact_make(hash: Bytes<'_>) -> Buffer;
     pub(crate) safe fn kl_compact_decode(bytes: Bytes<'_>) -> Buffer;

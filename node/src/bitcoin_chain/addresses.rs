@@ -9,7 +9,7 @@ use keyless_p2p::bitcoin::{
 
 use super::{KernelChain, or_empty};
 
-fn one(address: &NetAddr) -> Vec<u8> {
+pub(super) fn one(address: &NetAddr) -> Vec<u8> {
     let services = bitcoin::p2p::ServiceFlags::NONE;
     encode_addresses(&[Gossip { time: 0, services, address: *address }], true)
 }

@@ -11,10 +11,12 @@ use bitcoin::{BlockHash, Txid, Work, Wtxid};
 
 mod book;
 mod compact;
+mod private;
 mod relay;
 
 pub use book::{AddressBook, AddressSource};
 pub use compact::{CompactAnswer, CompactBlocks, CompactEnd, CompactStart, LightClients};
+pub use private::{PrivateBroadcast, PrivateTx};
 pub use relay::{Malformed, Received, RelayPeer, Relayed, TxRelay};
 
 /// A block of the active chain.
@@ -126,7 +128,9 @@ pub trait LowWorkSync: Send {
 }
 
 /// What the node's chain and mempool answer. Implemented by the node over the kernel, and by a test twin.
-pub trait Chain: AddressBook + TxRelay + CompactBlocks + LightClients + Send + Sync + 'static {
+pub trait Chain:
+    AddressBook + TxRelay + PrivateBroadcast + CompactBlocks + LightClients + Send + Sync + 'static
+{
     /// Time since the Unix epoch; follows mock time.
     fn now(&self) -> Duration;
 

@@ -112,6 +112,8 @@ pub struct Config {
     pub v2_transport: bool,
     /// `-txreconciliation`: offer BIP330's handshake.
     pub tx_reconciliation: bool,
+    /// `-privatebroadcast`: own transactions leave by connections of their own.
+    pub private_broadcast: bool,
     /// `-networkactive`.
     pub network_active: bool,
     /// `-externalip`.
@@ -169,6 +171,7 @@ impl Config {
             blocks_only: false,
             v2_transport: true,
             tx_reconciliation: false,
+            private_broadcast: false,
             network_active: true,
             external: Vec::new(),
             reachable: [Net::Ipv4, Net::Ipv6].into_iter().collect(),

@@ -32,6 +32,7 @@ pub enum ConnectionType {
     BlockRelay,
     Feeler,
     AddrFetch,
+    PrivateBroadcast,
 }
 
 impl ConnectionType {
@@ -43,6 +44,7 @@ impl ConnectionType {
             Self::BlockRelay => "block-relay-only",
             Self::Feeler => "feeler",
             Self::AddrFetch => "addr-fetch",
+            Self::PrivateBroadcast => "private-broadcast",
         }
     }
 }

@@ -9,12 +9,14 @@ mod blocks;
 mod commands;
 mod compact;
 mod connections;
+mod dials;
 mod fetch;
 mod gossip;
 mod handshake;
 mod headers;
 mod inventory;
 mod light;
+mod private;
 mod report;
 mod seeding;
 mod service;
@@ -45,7 +47,7 @@ use super::peer::{Peer, Transport};
 use super::socket::SocketEvent;
 use super::transport::{Opening, TransportError};
 use super::wire::Frame;
-use connections::Dials;
+use dials::Dials;
 use inventory::RecentBlock;
 
 /// Frames and socket events waiting for the owner.
@@ -101,6 +103,7 @@ pub(super) struct Owner {
     bans: Bans,
     samples: gossip::Samples,
     relay_keys: gossip::RelayKeys,
+    private: private::Private,
     /// Peers for blocks only from before the last stop, to be tried first.
     anchors: Vec<Gossip>,
     capture: Capture,
@@ -148,6 +151,7 @@ impl Owner {
             bans: Bans::load(config.ban_file.clone(), now.as_secs()),
             samples: gossip::Samples::default(),
             relay_keys: gossip::RelayKeys::default(),
+            private: private::Private::new(started),
             anchors: Vec::new(),
             capture: Capture::new(config.capture_dir.clone()),
             dials: Dials::new(&config, started, now),
@@ -372,6 +376,9 @@ impl Owner {
         if !self.handshake(peer, command, payload)? {
             return Ok(());
         }
+        if peer.is_private() {
+            return self.on_private(peer, command, payload);
+        }
         match command {
             "ping" => self.on_ping(peer, payload),
             "pong" => self.on_pong(peer, payload),
@@ -406,6 +413,9 @@ impl Owner {
 
     /// Sends, and notes it where `-capturemessages` wants it.
     fn send(&mut self, peer: &mut Peer, command: &str, payload: Vec<u8>) {
+        if !self.may_send(peer, command) {
+            return;
+        }
         self.capture.message(peer.address, command, &payload, false, self.chain.now());
         self.uploads.add(payload.len() as u64 + 24, self.chain.now());
         peer.send(command, payload);

@@ -372,6 +372,10 @@ impl Peer {
         self.kind == ConnectionType::BlockRelay
     }
 
+    pub(crate) fn is_private(&self) -> bool {
+        self.kind == ConnectionType::PrivateBroadcast
+    }
+
     /// The peer must offer what we want, or go (Core's `ExpectServicesFromConn`).
     pub(crate) fn must_serve(&self) -> bool {
         matches!(self.kind, ConnectionType::OutboundFullRelay | ConnectionType::BlockRelay | ConnectionType::AddrFetch)

@@ -37,7 +37,7 @@ pub(crate) enum SocketEvent {
     },
     Dialed {
         ticket: u64,
-        result: Result<(Stream, Option<NetAddr>), String>,
+        result: Result<Dialed, DialError>,
     },
     Frame {
         id: PeerId,
@@ -67,6 +67,23 @@ pub(crate) enum SocketEvent {
         name: String,
         addresses: Vec<SocketAddr>,
     },
+}
+
+/// A call that was answered.
+#[derive(Debug)]
+pub(crate) struct Dialed {
+    pub(crate) stream: Stream,
+    /// Unknown for a name that a proxy looked up.
+    pub(crate) remote: Option<NetAddr>,
+}
+
+/// A call that was not.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub(crate) struct DialError {
+    text: String,
+    /// The proxy is at fault.
+    pub(crate) by_proxy: bool,
 }
 
 /// Live byte counts of one connection.
@@ -330,14 +347,17 @@ pub(crate) async fn dial(
     let result = match route {
         Route::Direct => match tokio::time::timeout(deadline, directly(&node, default_port)).await {
             Ok(result) => result,
-            Err(_) => Err("timeout".to_owned()),
+            Err(_) => Err(DialError { text: "timeout".to_owned(), by_proxy: false }),
         },
         Route::Through(proxy, address) => {
             let (host, port) = match address {
                 Some(address) => (address.host(), address.port()),
                 None => split(&with_port(&node, default_port), default_port),
             };
-            stream::through(&proxy, &host, port).await.map(|stream| (stream, address)).map_err(|e| e.to_string())
+            match stream::through(&proxy, &host, port).await {
+                Ok(stream) => Ok(Dialed { stream, remote: address }),
+                Err(error) => Err(DialError { by_proxy: error.is_of_proxy(), text: error.to_string() }),
+            }
         }
     };
     let _ = events.send(SocketEvent::Dialed { ticket, result }).await;
@@ -350,15 +370,16 @@ fn split(node: &str, default_port: u16) -> (String, u16) {
     }
 }
 
-async fn directly(node: &str, default_port: u16) -> Result<(Stream, Option<NetAddr>), String> {
+async fn directly(node: &str, default_port: u16) -> Result<Dialed, DialError> {
+    let failed = |text: String| DialError { text, by_proxy: false };
     let mut last = format!("Cannot resolve {node}");
-    for address in resolve(node, default_port).await? {
+    for address in resolve(node, default_port).await.map_err(failed)? {
         match TcpStream::connect(address).await {
-            Ok(stream) => return Ok((Stream::Tcp(stream), Some(address.into()))),
+            Ok(stream) => return Ok(Dialed { stream: Stream::Tcp(stream), remote: Some(address.into()) }),
             Err(error) => last = error.to_string(),
         }
     }
-    Err(last)
+    Err(failed(last))
 }
 
 /// Asks a seed for addresses.

@@ -1,5 +1,7 @@
 //! A chain in memory: real headers with regtest's proof of work, blocks of a coinbase each, and a mempool that takes all.
 
+#[path = "twin/private.rs"]
+mod private;
 #[path = "twin/services.rs"]
 mod services;
 
@@ -19,6 +21,7 @@ use keyless_p2p::bitcoin::{
     BlockOutcome, BlockRef, Chain, ChainEvent, Gossip, Handle, HeaderInfo, HeaderRef, HeadersError, LowWorkSync,
     MempoolTx, PeerId, TxRef,
 };
+use private::Private;
 
 struct Entry {
     header: Header,
@@ -46,6 +49,7 @@ struct State {
     orphans: Vec<(PeerId, Transaction)>,
     /// Addresses heard of.
     book: Vec<Gossip>,
+    private: Private,
 }
 
 #[derive(Default)]

@@ -1,114 +1,35 @@
-//! Who is connected: accepting, dialing, keeping added nodes, finding peers, and letting go.
+//! Who is connected: accepting, letting go, and what is done for all every now and then.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
 use super::Owner;
-use super::seeding::Seeding;
-use crate::bitcoin::config::{Config, Outbound};
+use super::dials::{MAX_BLOCK_RELAY, MAX_FEELER, MAX_OUTBOUND_FULL};
 use crate::bitcoin::evict::{self, Candidate};
-use crate::bitcoin::handle::{AddedNode, ConnectionCounts, ConnectionType};
-use crate::bitcoin::net_addr::{Net, NetAddr};
+use crate::bitcoin::handle::{ConnectionCounts, ConnectionType};
+use crate::bitcoin::net_addr::NetAddr;
 use crate::bitcoin::peer::{NewPeer, Peer};
 use crate::bitcoin::permissions::Permissions;
-use crate::bitcoin::socket::{self, Route, SocketConfig};
+use crate::bitcoin::socket::{self, SocketConfig};
 use crate::bitcoin::stream::Stream;
 use crate::bitcoin::transport::Opening;
 
-pub(super) const MAX_OUTBOUND_FULL: usize = 8;
-pub(super) const MAX_BLOCK_RELAY: usize = 2;
-const MAX_FEELER: usize = 1;
-/// Core's `MAX_ADDNODE_CONNECTIONS`.
-const MAX_ADDNODE: usize = 8;
-/// Dials running at once.
-const MAX_DIALS: usize = 32;
-/// Nodes that may be added; Core sets no limit, we do.
-const MAX_ADDED: usize = 1_024;
-const RETRY_FIRST: Duration = Duration::from_millis(500);
-const RETRY_LAST: Duration = Duration::from_secs(60);
-/// Between two looks for a new peer of our own choice.
-const SEARCH_INTERVAL: Duration = Duration::from_millis(500);
 /// Unbroadcast transactions, saved addresses.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-const REBROADCAST_INTERVAL: Duration = Duration::from_secs(12 * 60);
-const SAVE_INTERVAL: Duration = Duration::from_secs(15 * 60);
-
-#[derive(Debug)]
-struct Kept {
-    node: String,
-    v2: bool,
-    next_try: Instant,
-    backoff: Duration,
-    /// Named by `-addnode` or `addnode`, not by `-connect`.
-    added: bool,
-}
-
-#[derive(Debug)]
-struct Pending {
-    node: String,
-    kind: ConnectionType,
-    v2: bool,
-    /// Where it is an address.
-    target: Option<NetAddr>,
-}
+pub(super) const REBROADCAST_INTERVAL: Duration = Duration::from_secs(12 * 60);
+pub(super) const SAVE_INTERVAL: Duration = Duration::from_secs(15 * 60);
 
 /// What is known of a connection before anything was said on it.
-struct Call {
-    name: String,
+pub(super) struct Call {
+    pub(super) name: String,
     /// Unknown for a name that a proxy looked up.
-    target: Option<NetAddr>,
-    kind: ConnectionType,
-    permissions: Permissions,
-    onion: bool,
-    opening: Opening,
-}
-
-/// Who is being called, and who is to be called.
-#[derive(Debug)]
-pub(super) struct Dials {
-    kept: Vec<Kept>,
-    pending: HashMap<u64, Pending>,
-    next_ticket: u64,
-    next_search: Instant,
-    pub(super) seeding: Seeding,
-    next_rebroadcast: Instant,
-    next_save: Instant,
-}
-
-impl Dials {
-    pub(super) fn new(config: &Config, now: Instant, clock: Duration) -> Self {
-        let kept = |node: &String, added| Kept {
-            node: node.clone(),
-            v2: config.v2_transport,
-            next_try: now,
-            backoff: RETRY_FIRST,
-            added,
-        };
-        let mut list: Vec<Kept> = config.added.iter().map(|node| kept(node, true)).collect();
-        if let Outbound::Only(nodes) = &config.outbound {
-            list.extend(nodes.iter().map(|node| kept(node, false)));
-        }
-        list.truncate(MAX_ADDED);
-        Self {
-            kept: list,
-            pending: HashMap::new(),
-            next_ticket: 0,
-            next_search: now,
-            seeding: Seeding::new(config, now, clock),
-            next_rebroadcast: now + REBROADCAST_INTERVAL,
-            next_save: now + SAVE_INTERVAL,
-        }
-    }
-}
-
-impl Dials {
-    /// Addresses that are being called.
-    pub(super) fn targets(&self, kind: ConnectionType) -> impl Iterator<Item = NetAddr> + '_ {
-        self.pending.values().filter(move |dial| dial.kind == kind).filter_map(|dial| dial.target)
-    }
+    pub(super) target: Option<NetAddr>,
+    pub(super) kind: ConnectionType,
+    pub(super) permissions: Permissions,
+    pub(super) onion: bool,
+    pub(super) opening: Opening,
 }
 
 impl Owner {
@@ -158,7 +79,7 @@ impl Owner {
         self.config.max_connections.saturating_sub(automatic.min(self.config.max_connections))
     }
 
-    fn connect_stream(&mut self, stream: Stream, call: Call) {
+    pub(super) fn connect_stream(&mut self, stream: Stream, call: Call) {
         let id = self.next_id;
         self.next_id += 1;
         let bound = stream.local().map(|local| SocketAddr::new(local.ip().to_canonical(), local.port()));
@@ -200,8 +121,11 @@ impl Owner {
             self.syncing = self.syncing.saturating_sub(1);
         }
         self.forget_compact(&peer);
-        if peer.ready && !peer.is_inbound() && !peer.is_block_only() {
+        if peer.ready && !peer.is_inbound() && !peer.is_block_only() && !peer.is_private() {
             self.chain.book_connected(&peer.target);
+        }
+        if peer.is_private() {
+            self.chain.private_ended(peer.id);
         }
         self.downloads.forget_peer(peer.id);
         self.chain.peer_left(peer.id);
@@ -236,197 +160,6 @@ impl Owner {
         ConnectionCounts { inbound, outbound: self.peers.len() - inbound }
     }
 
-    pub(super) fn count(&self, kind: ConnectionType) -> usize {
-        self.peers.values().filter(|peer| peer.kind == kind).count()
-            + self.dials.pending.values().filter(|dial| dial.kind == kind).count()
-    }
-
-    pub(super) fn is_connected_to(&self, node: &str) -> bool {
-        let address = self.numeric(node);
-        self.peers.values().any(|peer| peer.name == node || Some(peer.address) == address)
-            || self.dials.pending.values().any(|dial| dial.node == node)
-    }
-
-    /// Kept connected by name or number.
-    pub(super) fn is_added(&self, address: &NetAddr) -> bool {
-        self.dials.kept.iter().any(|kept| self.address_of(&kept.node).as_ref() == Some(address))
-    }
-
-    fn numeric(&self, node: &str) -> Option<SocketAddr> {
-        socket::with_port(node, self.config.default_port).parse().ok()
-    }
-
-    /// The address that a node's name is, if it is one; fc00::/8 is cjdns where that is reachable.
-    fn address_of(&self, node: &str) -> Option<NetAddr> {
-        let text = socket::with_port(node, self.config.default_port);
-        let address = NetAddr::parse(&text, self.config.default_port)?;
-        Some(address.as_cjdns(self.config.reachable.has(Net::Cjdns)))
-    }
-
-    /// Through whom to call it. `None`: there is no way.
-    fn route(&self, target: Option<&NetAddr>) -> Option<Route> {
-        let proxies = &self.config.proxies;
-        let through = |proxy: &crate::bitcoin::config::Proxy| Route::Through(proxy.clone(), target.copied());
-        let Some(address) = target else {
-            return Some(proxies.names.as_ref().map_or(Route::Direct, through));
-        };
-        match address.net() {
-            Net::I2p => None,
-            Net::Onion => proxies.onion.as_ref().map(through),
-            // What is not on the public network is not behind a proxy either.
-            _ if !address.is_routable() => Some(Route::Direct),
-            net => Some(proxies.of(net).map_or(Route::Direct, through)),
-        }
-    }
-
-    /// `addconnection` and `onetry`: false if there is no room for the kind, or no network.
-    pub(super) fn start_dial(&mut self, node: &str, kind: ConnectionType, v2: bool) -> bool {
-        let full = match kind {
-            ConnectionType::Inbound => true,
-            ConnectionType::OutboundFullRelay => self.count(kind) >= MAX_OUTBOUND_FULL,
-            ConnectionType::BlockRelay => self.count(kind) >= MAX_BLOCK_RELAY,
-            _ => false,
-        };
-        if full || self.dials.pending.len() >= MAX_DIALS {
-            return false;
-        }
-        if !self.active || self.is_connected_to(node) {
-            return true;
-        }
-        let target = self.address_of(node);
-        if let Some(address) = target.filter(|address| address.net() == Net::I2p && address.port() != 0) {
-            tracing::debug!(
-                target: "net",
-                "Error connecting to {address}, connection refused due to arbitrary port {}", address.port()
-            );
-            return true;
-        }
-        tracing::debug!(
-            target: "net",
-            "trying {} connection ({}) to {node}, lastseen=0.0hrs", if v2 { "v2" } else { "v1" }, kind.name()
-        );
-        let Some(route) = self.route(target.as_ref()) else {
-            tracing::debug!(target: "net", "no way to reach {node}");
-            return true;
-        };
-        let ticket = self.dials.next_ticket;
-        self.dials.next_ticket += 1;
-        self.dials.pending.insert(ticket, Pending { node: node.to_owned(), kind, v2, target });
-        self.runtime.spawn(socket::dial(
-            ticket,
-            node.to_owned(),
-            self.config.default_port,
-            route,
-            self.config.connect_timeout,
-            self.events_in.clone(),
-        ));
-        true
-    }
-
-    pub(super) fn dialed(&mut self, ticket: u64, result: Result<(Stream, Option<NetAddr>), String>) {
-        let Some(dial) = self.dials.pending.remove(&ticket) else { return };
-        let (stream, remote) = match result {
-            Ok(connected) => connected,
-            Err(error) => {
-                tracing::debug!(target: "net", "connect() to {} failed: {error}", dial.node);
-                return;
-            }
-        };
-        if !self.active {
-            return;
-        }
-        let target = dial.target.or(remote);
-        if let Some(address) = target.filter(|address| self.peers.values().any(|peer| peer.target == *address)) {
-            tracing::info!("Not opening a connection to {}, already connected to {address}", dial.node);
-            return;
-        }
-        if let Some(kept) = self.dials.kept.iter_mut().find(|kept| kept.node == dial.node) {
-            kept.backoff = RETRY_FIRST;
-        }
-        let ip = target.and_then(|address| address.ip());
-        let granted = ip.map_or(Permissions::NONE, |ip| self.config.whitelisted(ip, false));
-        let permissions = self.config.resolve_implicit(granted);
-        let opening = if dial.v2 { Opening::Initiate } else { Opening::V1 };
-        let onion = target.is_some_and(|address| address.net() == Net::Onion);
-        let call = Call { name: dial.node, target, kind: dial.kind, permissions, onion, opening };
-        self.connect_stream(stream, call);
-    }
-
-    pub(super) fn add_node(&mut self, node: &str, v2: bool) -> bool {
-        let address = self.numeric(node);
-        let known = self.dials.kept.iter().any(|kept| {
-            kept.added && (kept.node == node || (address.is_some() && self.numeric(&kept.node) == address))
-        });
-        if known || self.dials.kept.len() >= MAX_ADDED {
-            return false;
-        }
-        self.dials.kept.push(Kept {
-            node: node.to_owned(),
-            v2,
-            next_try: Instant::now(),
-            backoff: RETRY_FIRST,
-            added: true,
-        });
-        true
-    }
-
-    pub(super) fn remove_node(&mut self, node: &str) -> bool {
-        let before = self.dials.kept.len();
-        self.dials.kept.retain(|kept| !(kept.added && kept.node == node));
-        self.dials.kept.len() != before
-    }
-
-    pub(super) fn added_nodes(&self) -> Vec<AddedNode> {
-        let connected = |node: &str| {
-            let address = self.numeric(node);
-            self.peers
-                .values()
-                .find(|peer| peer.name == node || Some(peer.address) == address)
-                .map(|peer| (peer.address, peer.is_inbound()))
-        };
-        self.dials
-            .kept
-            .iter()
-            .filter(|kept| kept.added)
-            .map(|kept| AddedNode { node: kept.node.clone(), connected: connected(&kept.node) })
-            .collect()
-    }
-
-    /// Calls who should be connected and is not.
-    pub(super) fn dial_due(&mut self) {
-        if !self.active {
-            return;
-        }
-        let now = Instant::now();
-        let mut due = Vec::new();
-        let manual = self.count(ConnectionType::Manual);
-        for at in 0..self.dials.kept.len() {
-            let Some(kept) = self.dials.kept.get(at) else { break };
-            if kept.next_try > now || self.is_connected_to(&kept.node.clone()) {
-                continue;
-            }
-            if kept.added && manual + due.len() >= MAX_ADDNODE {
-                continue;
-            }
-            if let Some(kept) = self.dials.kept.get_mut(at) {
-                kept.next_try = now + kept.backoff;
-                kept.backoff = (kept.backoff * 2).min(RETRY_LAST);
-                due.push((kept.node.clone(), kept.v2));
-            }
-        }
-        for (node, v2) in due {
-            self.start_dial(&node, ConnectionType::Manual, v2);
-        }
-        if self.dials.next_search <= now {
-            self.dials.next_search = now + SEARCH_INTERVAL;
-            self.ask_seeds();
-            if self.config.outbound == Outbound::Automatic {
-                self.seed();
-                self.search();
-            }
-        }
-    }
-
     /// What happens rarely: bans run out, own transactions are announced again, addresses are kept.
     pub(super) fn sweep(&mut self) {
         if self.last_sweep.elapsed() < SWEEP_INTERVAL {
@@ -439,6 +172,7 @@ impl Owner {
             self.dials.next_rebroadcast = self.last_sweep + REBROADCAST_INTERVAL;
             self.announce_unbroadcast();
         }
+        self.retry_privately();
         if self.dials.next_save <= self.last_sweep {
             self.dials.next_save = self.last_sweep + SAVE_INTERVAL;
             self.chain.book_save();
@@ -450,11 +184,15 @@ impl Owner {
         let due = |at: Instant| at.checked_sub(by).unwrap_or_else(Instant::now);
         self.dials.next_rebroadcast = due(self.dials.next_rebroadcast);
         self.dials.next_save = due(self.dials.next_save);
+        self.private.next_retry = due(self.private.next_retry);
         self.last_sweep = due(self.last_sweep);
     }
 
+    /// Private connections do not count: who gave their nonce back to us elsewhere would learn from our hanging up whose
+    /// they are.
     pub(super) fn is_own_nonce(&self, nonce: u64) -> bool {
-        self.peers.values().any(|peer| !peer.is_inbound() && !peer.ready && peer.nonce == nonce)
+        let greets = |peer: &Peer| !peer.is_inbound() && !peer.is_private() && !peer.ready;
+        self.peers.values().any(|peer| greets(peer) && peer.nonce == nonce)
     }
 
     pub(super) fn disconnect_address(&mut self, address: IpAddr) {

@@ -12,7 +12,7 @@ use rand::Rng;
 use rand::seq::SliceRandom;
 
 use super::Owner;
-use super::connections::{MAX_BLOCK_RELAY, MAX_OUTBOUND_FULL};
+use super::dials::{MAX_BLOCK_RELAY, MAX_FEELER, MAX_OUTBOUND_FULL};
 use super::service::random_wait;
 use crate::bitcoin::chain::AddressSource;
 use crate::bitcoin::config::{Config, Outbound};
@@ -20,7 +20,6 @@ use crate::bitcoin::handle::ConnectionType;
 use crate::bitcoin::net_addr::{Gossip, Net, NetAddr, Nets, is_routable};
 use crate::bitcoin::socket;
 
-const MAX_FEELER: usize = 1;
 const FEELER_INTERVAL: Duration = Duration::from_secs(120);
 /// Anchors kept.
 const MAX_ANCHORS: usize = 2;
@@ -345,9 +344,8 @@ impl Owner {
         }
         // Without two connections elsewhere we may be offline ourselves.
         let count_failure = groups.len() + hidden >= 2;
-        self.chain.book_attempt(&chosen.address, count_failure);
         let v2 = self.config.v2_transport && chosen.services.has(ServiceFlags::P2P_V2);
-        self.start_dial(&chosen.address.to_string(), kind, v2);
+        self.dial(&chosen.address.to_string(), kind, v2, count_failure);
     }
 
     /// Groups of the outbound peers, and how many are on networks without groups.
@@ -400,17 +398,20 @@ impl Owner {
                 entry.services.has(self.wants_services(entry.services)) && !groups.contains(&group)
             };
             let tired = clock.saturating_sub(last_try) < RESTED && tries < PICKY_TRIES;
-            let banned =
-                address.ip().is_some_and(|ip| self.bans.is_banned(ip, clock.as_secs()) || self.bans.is_discouraged(ip));
-            let busy = self.is_connected_to(&address.to_string()) || self.is_added(&address);
-            if useful && !tired && !banned && !busy {
+            if useful && !tired && !self.is_unwelcome(&address, clock) && !self.is_added(&address) {
                 return Some(entry);
             }
         }
         None
     }
 
-    fn is_own(&self, address: &NetAddr) -> bool {
+    /// Banned, discouraged, or connected.
+    pub(super) fn is_unwelcome(&self, address: &NetAddr, clock: Duration) -> bool {
+        let banned = |ip| self.bans.is_banned(ip, clock.as_secs()) || self.bans.is_discouraged(ip);
+        address.ip().is_some_and(banned) || self.is_connected_to(&address.to_string())
+    }
+
+    pub(super) fn is_own(&self, address: &NetAddr) -> bool {
         self.config.external.contains(address) || self.listening.iter().any(|own| NetAddr::from(*own) == *address)
     }
 }
