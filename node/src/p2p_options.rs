@@ -41,6 +41,7 @@ pub fn config(args: &Args, chain: &ChainParams) -> Result<Config, OptionError> {
     }
     // Core: `-connect` sets `-dnsseed=0`, unless it is given.
     (config.proxies, config.reachable) = crate::proxy_options::read(args)?;
+    config.i2p = crate::proxy_options::i2p(args, &config.proxies);
     config.fixed_seeds = args.get_bool("-fixedseeds", true);
     if args.get_bool("-dnsseed", matches!(config.outbound, Outbound::Automatic)) {
         config.dns_seeds.clone_from(&chain.dns_seeds);

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
 use keyless_kernel::Args;
-use keyless_p2p::bitcoin::config::{Outbound, Proxies, Proxy};
+use keyless_p2p::bitcoin::config::{I2p, Outbound, Proxies, Proxy};
 use keyless_p2p::bitcoin::{Net, Nets};
 
 use crate::p2p_options::OptionError;
@@ -78,7 +78,8 @@ pub fn read(args: &Args) -> Result<(Proxies, Nets), OptionError> {
         reachable = reachable.without(Net::Onion);
     }
     match args.get("-i2psam").filter(|text| !text.is_empty()) {
-        Some(text) => match address(&text, I2P_SAM_PORT) {
+        // A bridge is never a local socket.
+        Some(text) => match address(&text, I2P_SAM_PORT).filter(|_| !text.starts_with("unix:")) {
             Some(address) => proxies.i2p = Some(Proxy { address, randomize: false }),
             None => return refuse(format!("Invalid -i2psam address or hostname: '{text}'")),
         },
@@ -126,6 +127,13 @@ fn general(values: &[String], randomize: bool) -> Result<Proxies, OptionError> {
         }
     }
     Ok(proxies)
+}
+
+/// How I2P is reached through the bridge that was named.
+pub fn i2p(args: &Args, proxies: &Proxies) -> Option<I2p> {
+    let bridge = proxies.i2p.as_ref()?.address.clone();
+    let reached = args.get_bool("-i2pacceptincoming", true);
+    Some(I2p { bridge, key_file: reached.then(|| args.datadir_net().join("i2p_private_key")) })
 }
 
 /// Whether own transactions are to leave by connections of their own, for which Tor or I2P has to be reachable, now or once

@@ -78,6 +78,15 @@ impl Proxies {
     }
 }
 
+/// How I2P is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct I2p {
+    /// `-i2psam`, as host and port.
+    pub bridge: String,
+    /// Where our lasting address is kept. `None`: we are not to be reached, and each connection has an address of its own.
+    pub key_file: Option<PathBuf>,
+}
+
 /// Everything the network is told at start.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -116,11 +125,12 @@ pub struct Config {
     pub private_broadcast: bool,
     /// `-networkactive`.
     pub network_active: bool,
-    /// `-externalip`.
+    /// Addresses we are reached by: `-externalip`, and services on hidden networks while they are up.
     pub external: Vec<NetAddr>,
     /// Networks to dial by ourselves (`-onlynet`, and those that have a way out).
     pub reachable: Nets,
     pub proxies: Proxies,
+    pub i2p: Option<I2p>,
     /// `-fixedseeds`.
     pub fixed_seeds: bool,
     /// `-discover`.
@@ -176,6 +186,7 @@ impl Config {
             external: Vec::new(),
             reachable: [Net::Ipv4, Net::Ipv6].into_iter().collect(),
             proxies: Proxies::default(),
+            i2p: None,
             fixed_seeds: true,
             discover: true,
             max_upload_bytes: 0,

@@ -55,7 +55,7 @@ pub struct PeerInfo {
     pub id: PeerId,
     /// As given to `addnode`, or `ip:port`.
     pub addr: String,
-    pub addrbind: Option<SocketAddr>,
+    pub addrbind: Option<NetAddr>,
     /// Our address as the peer sees it.
     pub addrlocal: Option<SocketAddr>,
     /// A network's name, or `not_publicly_routable`.

@@ -14,6 +14,7 @@ mod fetch;
 mod gossip;
 mod handshake;
 mod headers;
+mod hidden;
 mod inventory;
 mod light;
 mod private;
@@ -104,6 +105,7 @@ pub(super) struct Owner {
     samples: gossip::Samples,
     relay_keys: gossip::RelayKeys,
     private: private::Private,
+    hidden: hidden::Hidden,
     /// Peers for blocks only from before the last stop, to be tried first.
     anchors: Vec<Gossip>,
     capture: Capture,
@@ -152,6 +154,7 @@ impl Owner {
             samples: gossip::Samples::default(),
             relay_keys: gossip::RelayKeys::default(),
             private: private::Private::new(started),
+            hidden: hidden::Hidden::start(&config, &wiring.runtime, &events_in),
             anchors: Vec::new(),
             capture: Capture::new(config.capture_dir.clone()),
             dials: Dials::new(&config, started, now),
@@ -272,6 +275,8 @@ impl Owner {
     fn socket_event(&mut self, event: SocketEvent) {
         match event {
             SocketEvent::Accepted { stream, remote, bind } => self.accept(stream, remote, bind),
+            SocketEvent::AcceptedI2p { stream, remote, me } => self.accept_i2p(stream, remote, me),
+            SocketEvent::Reachable { address, up } => self.reached_by(address, up),
             SocketEvent::Dialed { ticket, result } => self.dialed(ticket, result),
             SocketEvent::Resolved { name, addresses } => self.resolved(&name, &addresses),
             SocketEvent::Frame { id, frame, permit } => {

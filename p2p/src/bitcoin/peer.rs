@@ -181,7 +181,7 @@ pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     /// Its address on its network.
     pub(crate) target: NetAddr,
-    pub(crate) bound: Option<SocketAddr>,
+    pub(crate) bound: Option<NetAddr>,
     pub(crate) onion: bool,
     pub(crate) kind: ConnectionType,
     pub(crate) permissions: Permissions,
@@ -265,7 +265,7 @@ pub(crate) struct NewPeer {
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
     pub(crate) target: NetAddr,
-    pub(crate) bound: Option<SocketAddr>,
+    pub(crate) bound: Option<NetAddr>,
     pub(crate) onion: bool,
     pub(crate) kind: ConnectionType,
     pub(crate) permissions: Permissions,

@@ -7,10 +7,11 @@ use std::time::Duration;
 use bitcoin::p2p::ServiceFlags;
 use bitcoin::p2p::message::NetworkMessage;
 use bitcoin::p2p::message_blockdata::Inventory;
-use keyless_p2p::bitcoin::config::{Outbound, Proxy};
+use keyless_p2p::bitcoin::config::{I2p, Outbound, Proxy};
 use keyless_p2p::bitcoin::{AddressBook, AddressSource, Config, Gossip, Net, NetAddr};
 
 use super::client::Client;
+use super::sam::Bridge;
 use super::twin::spend;
 use super::{Node, until};
 
@@ -129,4 +130,85 @@ fn a_transaction_that_comes_back_is_not_sent_any_more() {
     peer.say(NetworkMessage::Tx(tx));
     peer.sync();
     assert!(!node.chain.is_sending());
+}
+
+/// A node on I2P, with its lasting address in `folder` if it is to be reached.
+fn on_i2p(bridge: &Bridge, folder: Option<&std::path::Path>) -> Node {
+    Node::with(|config| {
+        let key_file = folder.map(|folder| folder.join("i2p_private_key"));
+        config.i2p = Some(I2p { bridge: bridge.address(), key_file });
+        config.reachable = [Net::I2p].into_iter().collect();
+    })
+}
+
+#[test]
+fn a_node_keeps_its_address_on_i2p_and_is_reached_by_it() {
+    let folder = std::env::temp_dir().join(format!("keyless-i2p-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let bridge = Bridge::open();
+    let called = on_i2p(&bridge, Some(&folder));
+    until("it waits for peers", || bridge.waiting().len() == 1);
+    let name = bridge.waiting().remove(0);
+    until("it tells its address", || {
+        let known = called.handle.info().unwrap().local_addresses;
+        known.iter().any(|(address, _)| address.to_string() == format!("{name}:0"))
+    });
+    let caller = on_i2p(&bridge, None);
+    let tip = called.chain.mine(5);
+    caller.handle.onetry(&name, false);
+    until("blocks came over I2P", || caller.has(tip));
+    let (out, inbound) = (caller.handle.peers().remove(0), called.handle.peers().remove(0));
+    assert_eq!((out.network, inbound.network), ("i2p", "i2p"));
+    assert_eq!((out.addr.as_str(), inbound.inbound), (name.as_str(), true));
+    assert_eq!(inbound.addrbind.unwrap().to_string(), format!("{name}:0"));
+    // The caller has an address for this connection alone.
+    assert_eq!(inbound.addr, out.addrbind.unwrap().to_string());
+    assert_eq!(bridge.asked("DESTINATION=TRANSIENT"), 1);
+    until("the next one can come", || bridge.waiting() == [name.clone()]);
+    drop(called);
+    let again = on_i2p(&bridge, Some(&folder));
+    until("it is back under its name", || bridge.waiting() == [name.clone()]);
+    assert_eq!(bridge.asked("DEST GENERATE"), 1);
+    drop(again);
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn a_session_whose_call_failed_serves_the_next_call() {
+    let bridge = Bridge::open();
+    let node = on_i2p(&bridge, None);
+    until("it was called three times", || {
+        // Ignored while a call is under way.
+        node.handle.onetry("zsxwyo6qcn3chqzwxnseusqgsnuw3maqnztkiypyfxtya4snkoka.b32.i2p", false);
+        bridge.asked("STREAM CONNECT") >= 3
+    });
+    assert_eq!(bridge.asked("SESSION CREATE"), 1);
+}
+
+#[test]
+fn a_private_connection_on_i2p_does_not_show_the_lasting_address() {
+    let folder = std::env::temp_dir().join(format!("keyless-i2p-private-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let bridge = Bridge::open();
+    let called = on_i2p(&bridge, Some(&folder));
+    until("it waits for peers", || bridge.waiting().len() == 1);
+    let name = bridge.waiting().remove(0);
+    let other = folder.join("other");
+    std::fs::create_dir_all(&other).unwrap();
+    let sender = Node::with(|config| {
+        config.i2p = Some(I2p { bridge: bridge.address(), key_file: Some(other.join("i2p_private_key")) });
+        config.reachable = [Net::I2p].into_iter().collect();
+        config.private_broadcast = true;
+    });
+    until("the sender waits too", || bridge.waiting().len() == 2);
+    let own = bridge.waiting().into_iter().find(|waiting| *waiting != name).unwrap();
+    called.chain.mine(1);
+    sender.chain.mine(1);
+    learn(&sender, &[&format!("{name}:0")]);
+    let tx = spend(None, 1);
+    sender.chain.send_privately(&tx, 1);
+    until("the transaction arrived", || sender.chain.delivered() == 1);
+    assert_eq!(bridge.asked("DESTINATION=TRANSIENT"), 1);
+    assert_ne!(own, name);
+    std::fs::remove_dir_all(&folder).unwrap();
 }

@@ -1,6 +1,6 @@
 //! Who is connected: accepting, letting go, and what is done for all every now and then.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
@@ -9,6 +9,7 @@ use super::Owner;
 use super::dials::{MAX_BLOCK_RELAY, MAX_FEELER, MAX_OUTBOUND_FULL};
 use crate::bitcoin::evict::{self, Candidate};
 use crate::bitcoin::handle::{ConnectionCounts, ConnectionType};
+use crate::bitcoin::i2p;
 use crate::bitcoin::net_addr::NetAddr;
 use crate::bitcoin::peer::{NewPeer, Peer};
 use crate::bitcoin::permissions::Permissions;
@@ -21,15 +22,28 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) const REBROADCAST_INTERVAL: Duration = Duration::from_secs(12 * 60);
 pub(super) const SAVE_INTERVAL: Duration = Duration::from_secs(15 * 60);
 
+/// Who came in.
+pub(super) struct Arrival {
+    pub(super) remote: NetAddr,
+    /// Our end, where the socket does not know it.
+    pub(super) me: Option<NetAddr>,
+    pub(super) onion: bool,
+    pub(super) permissions: Permissions,
+}
+
 /// What is known of a connection before anything was said on it.
 pub(super) struct Call {
     pub(super) name: String,
     /// Unknown for a name that a proxy looked up.
     pub(super) target: Option<NetAddr>,
+    /// Our end, where the socket does not know it.
+    pub(super) me: Option<NetAddr>,
     pub(super) kind: ConnectionType,
     pub(super) permissions: Permissions,
     pub(super) onion: bool,
     pub(super) opening: Opening,
+    /// Has to live as long as the connection.
+    pub(super) session: Option<Box<i2p::Session>>,
 }
 
 impl Owner {
@@ -41,6 +55,11 @@ impl Owner {
             permissions = permissions | self.config.whitelisted(remote.ip(), true);
         }
         let permissions = self.config.resolve_implicit(permissions);
+        self.admit(stream, Arrival { remote: remote.into(), me: None, onion, permissions });
+    }
+
+    pub(super) fn admit(&mut self, stream: TcpStream, arrival: Arrival) {
+        let Arrival { remote, me, onion, permissions } = arrival;
         if !self.active {
             tracing::debug!(
                 target: "net",
@@ -49,13 +68,14 @@ impl Owner {
             return;
         }
         let trusted = permissions.has(Permissions::NO_BAN);
-        if !trusted && self.bans.is_banned(remote.ip(), self.chain.now().as_secs()) {
+        let banned = |ip| self.bans.is_banned(ip, self.chain.now().as_secs());
+        if !trusted && remote.ip().is_some_and(banned) {
             tracing::debug!(target: "net", "connection from {remote} dropped (banned)");
             return;
         }
         let inbound = self.counts().inbound;
         let room = self.max_inbound();
-        if !trusted && inbound + 1 >= room && self.bans.is_discouraged(remote.ip()) {
+        if !trusted && inbound + 1 >= room && self.bans.is_discouraged(&remote) {
             tracing::debug!(target: "net", "connection from {remote} dropped (discouraged)");
             return;
         }
@@ -69,8 +89,8 @@ impl Owner {
         let opening = if self.config.v2_transport { Opening::Respond } else { Opening::V1 };
         let kind = ConnectionType::Inbound;
         let name = remote.to_string();
-        let target = Some(NetAddr::from(remote));
-        self.connect_stream(Stream::Tcp(stream), Call { name, target, kind, permissions, onion, opening });
+        let call = Call { name, target: Some(remote), me, kind, permissions, onion, opening, session: None };
+        self.connect_stream(Stream::Tcp(stream), call);
         tracing::debug!(target: "net", "connection from {remote} accepted");
     }
 
@@ -82,7 +102,7 @@ impl Owner {
     pub(super) fn connect_stream(&mut self, stream: Stream, call: Call) {
         let id = self.next_id;
         self.next_id += 1;
-        let bound = stream.local().map(|local| SocketAddr::new(local.ip().to_canonical(), local.port()));
+        let bound = call.me.or_else(|| stream.local().map(NetAddr::from));
         let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         let target = call.target.unwrap_or(nowhere.into());
         let config = SocketConfig {
@@ -91,7 +111,7 @@ impl Owner {
             max_receive_bytes: self.config.max_receive_bytes,
             max_send_bytes: self.config.max_send_bytes,
         };
-        let link = socket::open(&self.runtime, stream, id, config, self.events_in.clone());
+        let link = socket::open(&self.runtime, stream, id, config, self.events_in.clone(), call.session);
         let new = NewPeer {
             id,
             name: call.name,
@@ -145,7 +165,7 @@ impl Owner {
                 last_tx: peer.last_tx,
                 last_block: peer.last_block,
                 group: self.chain.address_group(&peer.target),
-                prefer: self.bans.is_discouraged(peer.address.ip()),
+                prefer: self.bans.is_discouraged(&peer.target),
             })
             .collect();
         let Some(victim) = evict::choose(candidates) else { return false };
@@ -195,9 +215,10 @@ impl Owner {
         self.peers.values().any(|peer| greets(peer) && peer.nonce == nonce)
     }
 
-    pub(super) fn disconnect_address(&mut self, address: IpAddr) {
+    pub(super) fn disconnect_host(&mut self, address: &NetAddr) {
+        let host = address.without_port();
         let same: Vec<_> =
-            self.peers.values().filter(|peer| peer.address.ip() == address).map(|peer| peer.id).collect();
+            self.peers.values().filter(|peer| peer.target.without_port() == host).map(|peer| peer.id).collect();
         for id in same {
             self.with_peer(id, |_, peer| {
                 Err(super::gone(format!("disconnect by subnet match, {}", peer.disconnecting())))

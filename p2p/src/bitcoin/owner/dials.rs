@@ -9,6 +9,7 @@ use super::connections::{Call, REBROADCAST_INTERVAL, SAVE_INTERVAL};
 use super::seeding::Seeding;
 use crate::bitcoin::config::{Config, Outbound, Proxy};
 use crate::bitcoin::handle::{AddedNode, ConnectionType};
+use crate::bitcoin::i2p;
 use crate::bitcoin::net_addr::{Net, NetAddr};
 use crate::bitcoin::permissions::Permissions;
 use crate::bitcoin::socket::{self, DialError, Dialed, Route};
@@ -117,8 +118,8 @@ impl Owner {
 
     /// The address that a node's name is, if it is one; fc00::/8 is cjdns where that is reachable.
     fn address_of(&self, node: &str) -> Option<NetAddr> {
-        let text = socket::with_port(node, self.config.default_port);
-        let address = NetAddr::parse(&text, self.config.default_port)?;
+        let default_port = if node.ends_with(".i2p") { i2p::PORT } else { self.config.default_port };
+        let address = NetAddr::parse(&socket::with_port(node, default_port), default_port)?;
         Some(address.as_cjdns(self.config.reachable.has(Net::Cjdns)))
     }
 
@@ -133,6 +134,7 @@ impl Owner {
             return self.private_proxy(address.net()).map(through);
         }
         match address.net() {
+            // It has no proxy of this kind.
             Net::I2p => None,
             Net::Onion => proxies.onion.as_ref().map(through),
             // What is not on the public network is not behind a proxy either.
@@ -162,9 +164,10 @@ impl Owner {
             return;
         }
         let target = self.address_of(node);
-        if let Some(address) = target.filter(|address| address.net() == Net::I2p && address.port() != 0) {
+        let hidden = target.filter(|address| address.net() == Net::I2p);
+        if let Some(address) = hidden.filter(|address| address.port() != i2p::PORT) {
             tracing::debug!(
-                target: "net",
+                target: "i2p",
                 "Error connecting to {address}, connection refused due to arbitrary port {}", address.port()
             );
             return;
@@ -173,7 +176,11 @@ impl Owner {
             target: "net",
             "trying {} connection ({}) to {node}, lastseen=0.0hrs", if v2 { "v2" } else { "v1" }, kind.name()
         );
-        let Some(route) = self.route(target.as_ref(), kind) else {
+        let route = match hidden {
+            Some(address) => self.i2p_way(kind).map(|way| Route::I2p(way, address)),
+            None => self.route(target.as_ref(), kind),
+        };
+        let Some(route) = route else {
             tracing::debug!(target: "net", "no way to reach {node}");
             return;
         };
@@ -198,9 +205,10 @@ impl Owner {
             self.chain.book_attempt(&target, dial.count_failure);
         }
         let private = dial.kind == ConnectionType::PrivateBroadcast;
-        let Dialed { stream, remote } = match result {
+        let Dialed { stream, remote, me, session } = match result {
             Ok(connected) => connected,
-            Err(error) => {
+            Err(mut error) => {
+                self.hidden.keep_session(error.session.take());
                 tracing::debug!(target: "net", "connect() to {} failed: {error}", dial.node);
                 if private {
                     self.private_failed(&dial.node);
@@ -227,7 +235,7 @@ impl Owner {
         let permissions = self.config.resolve_implicit(granted);
         let opening = if dial.v2 { Opening::Initiate } else { Opening::V1 };
         let onion = target.is_some_and(|address| address.net() == Net::Onion);
-        let call = Call { name: dial.node, target, kind: dial.kind, permissions, onion, opening };
+        let call = Call { name: dial.node, target, me, kind: dial.kind, permissions, onion, opening, session };
         self.connect_stream(stream, call);
     }
 

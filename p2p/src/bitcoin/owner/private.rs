@@ -83,7 +83,7 @@ pub(super) fn check_lifetime(peer: &Peer, now: Duration) -> Step {
 }
 
 impl Owner {
-    /// The proxy for a private connection. `None`: none is safe.
+    /// The proxy for a private connection. `None`: none is safe. On I2P it has a session of its own.
     pub(super) fn private_proxy(&self, net: Net) -> Option<&Proxy> {
         let tor = self.config.proxies.onion.as_ref().filter(|_| self.config.reachable.has(Net::Onion));
         match net {
@@ -121,7 +121,9 @@ impl Owner {
     }
 
     fn private_net(&self) -> Option<Net> {
-        let nets: Vec<Net> = Net::ALL.into_iter().filter(|net| self.private_proxy(*net).is_some()).collect();
+        let i2p = self.config.i2p.is_some() && self.config.reachable.has(Net::I2p);
+        let usable = |net: &Net| if *net == Net::I2p { i2p } else { self.private_proxy(*net).is_some() };
+        let nets: Vec<Net> = Net::ALL.into_iter().filter(usable).collect();
         nets.choose(&mut rand::thread_rng()).copied()
     }
 

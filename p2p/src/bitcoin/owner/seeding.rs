@@ -407,8 +407,7 @@ impl Owner {
 
     /// Banned, discouraged, or connected.
     pub(super) fn is_unwelcome(&self, address: &NetAddr, clock: Duration) -> bool {
-        let banned = |ip| self.bans.is_banned(ip, clock.as_secs()) || self.bans.is_discouraged(ip);
-        address.ip().is_some_and(banned) || self.is_connected_to(&address.to_string())
+        self.bans.is_unwelcome(address, clock.as_secs()) || self.is_connected_to(&address.to_string())
     }
 
     pub(super) fn is_own(&self, address: &NetAddr) -> bool {

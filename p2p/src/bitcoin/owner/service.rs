@@ -217,15 +217,16 @@ impl Owner {
             tracing::warn!("Not punishing manually connected peer {}!", peer.id);
             return Ok(());
         }
-        if peer.address.ip().is_loopback() || peer.onion {
+        let behind_tor = peer.onion && peer.is_inbound();
+        if peer.address.ip().is_loopback() || behind_tor {
             return Err(gone(format!(
                 "Warning: disconnecting but not discouraging {} peer {}!",
-                if peer.onion { "inbound onion" } else { "local" },
+                if behind_tor { "inbound onion" } else { "local" },
                 peer.id
             )));
         }
-        self.bans.discourage(peer.address.ip());
-        self.disconnect_address(peer.address.ip());
+        self.bans.discourage(peer.target);
+        self.disconnect_host(&peer.target);
         Err(gone(format!("Disconnecting and discouraging peer {}!", peer.id)))
     }
 }
