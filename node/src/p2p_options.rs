@@ -31,8 +31,8 @@ pub fn config(args: &Args, chain: &ChainParams) -> Result<Config, OptionError> {
     config.outbound = outbound(args);
     config.added = args.get_all("-addnode");
     config.seed_nodes = args.get_all("-seednode");
-    if matches!(config.outbound, Outbound::Only(ref nodes) if !nodes.is_empty()) {
-        if !config.seed_nodes.is_empty() {
+    if let Outbound::Only(nodes) = &config.outbound {
+        if !nodes.is_empty() && !config.seed_nodes.is_empty() {
             tracing::info!("-seednode is ignored when -connect is used");
         }
         if args.is_set("-dnsseed") && args.get_bool("-dnsseed", true) && args.is_set("-proxy") {

@@ -175,6 +175,8 @@ kl_buf AnswerInit(Step&& step) noexcept
             step();
         } catch (const Refused&) {
             throw;
+        } catch (const NotRunning&) {
+            throw;
         } catch (const std::exception& e) {
             InitError(Untranslated(e.what()));
             throw;
@@ -228,7 +230,7 @@ kl_buf kl_start(kl_notify notify, kl_fetch fetch, void* ctx)
 
 kl_buf kl_load()
 {
-    return Answer([&](Writer&) {
+    return AnswerInit([&] {
         const Call call{Call::Needs::STARTED};
         LoadNode(call.node());
     });
