@@ -42,6 +42,7 @@ pub fn config(args: &Args, chain: &ChainParams) -> Result<Config, OptionError> {
     // Core: `-connect` sets `-dnsseed=0`, unless it is given.
     (config.proxies, config.reachable) = crate::proxy_options::read(args)?;
     config.i2p = crate::proxy_options::i2p(args, &config.proxies);
+    config.tor = crate::proxy_options::tor(args, &config);
     config.fixed_seeds = args.get_bool("-fixedseeds", true);
     if args.get_bool("-dnsseed", matches!(config.outbound, Outbound::Automatic)) {
         config.dns_seeds.clone_from(&chain.dns_seeds);
@@ -118,6 +119,8 @@ fn binds(args: &Args, default_port: u16) -> Result<Vec<Bind>, OptionError> {
     if binds.is_empty() {
         binds.push(Bind::plain(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))));
         binds.push(Bind::plain(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))));
+    }
+    if args.get_all("-bind").is_empty() {
         let onion = SocketAddr::from((Ipv4Addr::LOCALHOST, port.saturating_add(1)));
         binds.push(Bind { address: onion, permissions: None, onion: true });
     }

@@ -8,7 +8,7 @@
 //! Map: [`chain`] what the node must provide, [`config`] options, [`handle`] what callers hold, `owner` the
 //! one thread that owns all state, `peer` one peer's state, `downloads` bookkeeping without I/O,
 //! `message`, `wire` and `transport` the formats, `socket` the only tasks that do I/O, `net_addr` addresses on all
-//! networks, `i2p` the bridge to I2P, `bans` and `evict` what is remembered about hosts and who makes room.
+//! networks, `i2p` the bridge to I2P, `tor` the control port of Tor, `bans` and `evict` what is remembered about hosts and who makes room.
 //!
 //! The owner is a plain thread because the chain's calls block; sockets are tokio tasks. Nothing here calls
 //! the chain from a tokio worker.
@@ -30,6 +30,7 @@ pub mod permissions;
 mod rolling;
 mod socket;
 mod stream;
+mod tor;
 mod transport;
 mod wire;
 

@@ -11,6 +11,7 @@ use bitcoin::p2p::{Magic, ServiceFlags};
 
 use super::net_addr::{Net, NetAddr, Nets};
 pub use super::permissions::{PermissionError, Permissions, Subnet, WhitelistEntry, parse_whitebind, parse_whitelist};
+pub use super::tor::{Password, TorControl};
 
 /// Core's `DEFAULT_MAX_PEER_CONNECTIONS`.
 pub const DEFAULT_MAX_CONNECTIONS: usize = 125;
@@ -131,6 +132,8 @@ pub struct Config {
     pub reachable: Nets,
     pub proxies: Proxies,
     pub i2p: Option<I2p>,
+    /// `-listenonion`: the control port to ask for a service.
+    pub tor: Option<TorControl>,
     /// `-fixedseeds`.
     pub fixed_seeds: bool,
     /// `-discover`.
@@ -187,6 +190,7 @@ impl Config {
             reachable: [Net::Ipv4, Net::Ipv6].into_iter().collect(),
             proxies: Proxies::default(),
             i2p: None,
+            tor: None,
             fixed_seeds: true,
             discover: true,
             max_upload_bytes: 0,

@@ -13,6 +13,7 @@ use std::time::Duration;
 use bitcoin::p2p::ServiceFlags;
 
 use super::chain::ChainEvent;
+use super::config::Proxies;
 use super::inbox::Inbox;
 use super::net_addr::{NetAddr, Nets};
 use super::permissions::{Permissions, Subnet};
@@ -135,8 +136,9 @@ pub struct NetworkInfo {
     pub connections: ConnectionCounts,
     /// Address and score.
     pub local_addresses: Vec<(NetAddr, u32)>,
-    /// Networks that are dialed.
+    /// Networks that are dialed, and through what.
     pub reachable: Nets,
+    pub proxies: Proxies,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -18,7 +18,7 @@ mod key;
 mod sam;
 
 use key::PrivateKey;
-pub(crate) use sam::SamError;
+use sam::SamError;
 
 /// SAM 3.1 knows no ports; all addresses have this one.
 pub(crate) const PORT: u16 = 0;
@@ -167,8 +167,10 @@ impl Own {
             let mut session = Session::kept(bridge, file);
             while let Some(ask) = waiting.recv().await {
                 match ask {
-                    // Who no longer waits is no error.
-                    Ask::Ready(reply) => drop(reply.send(session.ready().await)),
+                    Ask::Ready(reply) => {
+                        // Who no longer waits is no error.
+                        let _ = reply.send(session.ready().await);
+                    }
                     Ask::Failed { id, broken } => session.failed(&id, broken),
                 }
             }

@@ -277,6 +277,7 @@ impl Owner {
             SocketEvent::Accepted { stream, remote, bind } => self.accept(stream, remote, bind),
             SocketEvent::AcceptedI2p { stream, remote, me } => self.accept_i2p(stream, remote, me),
             SocketEvent::Reachable { address, up } => self.reached_by(address, up),
+            SocketEvent::OnionProxy(address) => self.onion_proxy(address),
             SocketEvent::Dialed { ticket, result } => self.dialed(ticket, result),
             SocketEvent::Resolved { name, addresses } => self.resolved(&name, &addresses),
             SocketEvent::Frame { id, frame, permit } => {

@@ -47,6 +47,8 @@ pub(crate) enum SocketEvent {
         address: NetAddr,
         up: bool,
     },
+    /// Tor says where its proxy is.
+    OnionProxy(String),
     Dialed {
         ticket: u64,
         result: Result<Dialed, DialError>,

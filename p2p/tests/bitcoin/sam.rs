@@ -97,7 +97,7 @@ impl Bridge {
             }
             let line = line.trim_end().to_owned();
             self.state.lock().unwrap().asked.push(line.clone());
-            let mut say = |text: String| (&stream).write_all(format!("{text}\n").as_bytes()).unwrap();
+            let say = |text: String| (&stream).write_all(format!("{text}\n").as_bytes()).unwrap();
             match line.split(' ').take(2).collect::<Vec<_>>()[..] {
                 ["HELLO", _] => say("HELLO REPLY RESULT=OK VERSION=3.1".to_owned()),
                 ["DEST", _] => say(format!("DEST REPLY PUB=x PRIV={}", encode(&new_key()))),

@@ -7,12 +7,13 @@ use tokio::sync::mpsc;
 use super::Owner;
 use super::connections::Arrival;
 use super::report::LOCAL_MANUAL;
-use crate::bitcoin::config::Config;
+use crate::bitcoin::config::{Config, Proxy};
 use crate::bitcoin::handle::ConnectionType;
 use crate::bitcoin::i2p::{self, Own, Session, Way};
-use crate::bitcoin::net_addr::NetAddr;
+use crate::bitcoin::net_addr::{Net, NetAddr};
 use crate::bitcoin::permissions::Permissions;
 use crate::bitcoin::socket::SocketEvent;
+use crate::bitcoin::tor;
 
 /// Core's `MAX_UNUSED_I2P_SESSIONS_SIZE`.
 const MAX_UNUSED_SESSIONS: usize = 10;
@@ -32,6 +33,9 @@ impl Hidden {
         let own = i2p.and_then(|i2p| Some(Own::start(runtime, i2p.bridge.clone(), i2p.key_file.clone()?)));
         if let Some(own) = &own {
             runtime.spawn(i2p::accept_all(own.clone(), events.clone()));
+        }
+        if let Some(tor) = config.tor.clone() {
+            runtime.spawn(tor::keep_service(tor, events.clone()));
         }
         Self { own, unused: Vec::new() }
     }
@@ -58,6 +62,15 @@ impl Owner {
     pub(super) fn accept_i2p(&mut self, stream: TcpStream, remote: NetAddr, me: NetAddr) {
         let permissions = Permissions::NONE;
         self.admit(stream, Arrival { remote, me: Some(me), onion: false, permissions });
+    }
+
+    /// Tor told where its proxy is: each connection by it takes a path of its own.
+    pub(super) fn onion_proxy(&mut self, address: String) {
+        self.config.proxies.onion = Some(Proxy { address, randomize: true });
+        if self.config.tor.as_ref().is_some_and(|tor| tor.calls) {
+            self.config.reachable = self.config.reachable.with(Net::Onion);
+            self.chain.book_reachable(self.config.reachable);
+        }
     }
 
     /// Core's `AddLocal` and `RemoveLocal`.

@@ -125,6 +125,7 @@ impl Owner {
             active: self.active,
             connections: self.counts(),
             reachable: self.config.reachable,
+            proxies: self.config.proxies.clone(),
             local_addresses: external.map(|address| (*address, LOCAL_MANUAL)).collect(),
         }
     }
