@@ -59,6 +59,7 @@ const SHIM_FILES: [&str; 17] = [
     "log.cpp",
     "mempool.cpp",
     "peers.cpp",
+    "private.cpp",
     "relay.cpp",
     "rpc.cpp",
     "rules.cpp",

@@ -19,6 +19,7 @@ use keyless_p2p::bitcoin::{
 
 mod addresses;
 mod compact;
+mod private;
 mod relay;
 mod rules;
 

@@ -31,8 +31,8 @@ pub fn config(args: &Args, chain: &ChainParams) -> Result<Config, OptionError> {
     config.outbound = outbound(args);
     config.added = args.get_all("-addnode");
     config.seed_nodes = args.get_all("-seednode");
-    if matches!(config.outbound, Outbound::Only(ref nodes) if !nodes.is_empty()) {
-        if !config.seed_nodes.is_empty() {
+    if let Outbound::Only(nodes) = &config.outbound {
+        if !nodes.is_empty() && !config.seed_nodes.is_empty() {
             tracing::info!("-seednode is ignored when -connect is used");
         }
         if args.is_set("-dnsseed") && args.get_bool("-dnsseed", true) && args.is_set("-proxy") {
@@ -41,6 +41,8 @@ pub fn config(args: &Args, chain: &ChainParams) -> Result<Config, OptionError> {
     }
     // Core: `-connect` sets `-dnsseed=0`, unless it is given.
     (config.proxies, config.reachable) = crate::proxy_options::read(args)?;
+    config.i2p = crate::proxy_options::i2p(args, &config.proxies);
+    config.tor = crate::proxy_options::tor(args, &config);
     config.fixed_seeds = args.get_bool("-fixedseeds", true);
     if args.get_bool("-dnsseed", matches!(config.outbound, Outbound::Automatic)) {
         config.dns_seeds.clone_from(&chain.dns_seeds);
@@ -59,6 +61,7 @@ pub fn config(args: &Args, chain: &ChainParams) -> Result<Config, OptionError> {
     config.blocks_only = args.get_bool("-blocksonly", false);
     config.v2_transport = args.get_bool("-v2transport", true);
     config.tx_reconciliation = args.get_bool("-txreconciliation", false);
+    config.private_broadcast = crate::proxy_options::private_broadcast(args, config.reachable, &config.outbound)?;
     config.network_active = args.get_bool("-networkactive", true);
     config.dns = args.get_bool("-dns", true);
     config.external = external_addresses(args, config.default_port, config.dns)?;
@@ -119,6 +122,8 @@ fn binds(args: &Args, default_port: u16) -> Result<Vec<Bind>, OptionError> {
     if binds.is_empty() {
         binds.push(Bind::plain(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))));
         binds.push(Bind::plain(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))));
+    }
+    if args.get_all("-bind").is_empty() {
         let onion = SocketAddr::from((Ipv4Addr::LOCALHOST, port.saturating_add(1)));
         binds.push(Bind { address: onion, permissions: None, onion: true });
     }

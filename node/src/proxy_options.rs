@@ -6,12 +6,13 @@
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
 use keyless_kernel::Args;
-use keyless_p2p::bitcoin::config::{Proxies, Proxy};
+use keyless_p2p::bitcoin::config::{Config, I2p, Outbound, Password, Proxies, Proxy, TorControl};
 use keyless_p2p::bitcoin::{Net, Nets};
 
 use crate::p2p_options::OptionError;
 
 const TOR_SOCKS_PORT: u16 = 9050;
+const TOR_CONTROL_PORT: u16 = 9051;
 const I2P_SAM_PORT: u16 = 7656;
 /// What a local socket's address has room for.
 const MAX_SOCKET_PATH_BYTES: usize = 108;
@@ -78,7 +79,8 @@ pub fn read(args: &Args) -> Result<(Proxies, Nets), OptionError> {
         reachable = reachable.without(Net::Onion);
     }
     match args.get("-i2psam").filter(|text| !text.is_empty()) {
-        Some(text) => match address(&text, I2P_SAM_PORT) {
+        // A bridge is never a local socket.
+        Some(text) => match address(&text, I2P_SAM_PORT).filter(|_| !text.starts_with("unix:")) {
             Some(address) => proxies.i2p = Some(Proxy { address, randomize: false }),
             None => return refuse(format!("Invalid -i2psam address or hostname: '{text}'")),
         },
@@ -126,6 +128,78 @@ fn general(values: &[String], randomize: bool) -> Result<Proxies, OptionError> {
         }
     }
     Ok(proxies)
+}
+
+/// How I2P is reached through the bridge that was named.
+pub fn i2p(args: &Args, proxies: &Proxies) -> Option<I2p> {
+    let bridge = proxies.i2p.as_ref()?.address.clone();
+    let reached = args.get_bool("-i2pacceptincoming", true);
+    Some(I2p { bridge, key_file: reached.then(|| args.datadir_net().join("i2p_private_key")) })
+}
+
+/// What Tor's control port is asked, if a service is to be made.
+pub fn tor(args: &Args, config: &Config) -> Option<TorControl> {
+    if !args.get_bool("-listenonion", true) {
+        return None;
+    }
+    let onions: Vec<SocketAddr> = config.binds.iter().filter(|bind| bind.onion).map(|bind| bind.address).collect();
+    let plain = config.binds.iter().find(|bind| bind.permissions.is_none()).map(|bind| bind.address);
+    let target = onions.first().copied().or(plain)?;
+    if onions.len() > 1 {
+        args.init_warning(&format!(
+            "More than one onion bind address is provided. Using {target} for the automatically created Tor onion service."
+        ));
+    }
+    let only = args.get_all("-onlynet");
+    let named = args.get("-torcontrol").unwrap_or_else(|| format!("127.0.0.1:{TOR_CONTROL_PORT}"));
+    Some(TorControl {
+        address: socket_text(&named, TOR_CONTROL_PORT),
+        password: Password::new(args.get("-torpassword").unwrap_or_default()),
+        key_file: args.datadir_net().join("onion_v3_private_key"),
+        target,
+        port: config.default_port,
+        asks_for_proxy: args.get("-onion").unwrap_or_default().is_empty(),
+        calls: only.is_empty() || only.iter().any(|name| name.to_lowercase() == Net::Onion.name()),
+    })
+}
+
+/// With a port, whether it is a number or a name.
+fn socket_text(text: &str, default_port: u16) -> String {
+    if text.parse::<SocketAddr>().is_ok() {
+        return text.to_owned();
+    }
+    if let Ok(ip) = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+        return SocketAddr::new(ip, default_port).to_string();
+    }
+    if text.contains(':') { text.to_owned() } else { format!("{text}:{default_port}") }
+}
+
+/// Whether own transactions are to leave by connections of their own, for which Tor or I2P has to be reachable, now or once
+/// Tor's control port was asked.
+pub fn private_broadcast(args: &Args, reachable: Nets, outbound: &Outbound) -> Result<bool, OptionError> {
+    const ASKED: &str = "Private broadcast of own transactions requested (-privatebroadcast)";
+    if !args.get_bool("-privatebroadcast", false) {
+        return Ok(false);
+    }
+    let only = args.get_all("-onlynet");
+    let may_be_onion = only.is_empty() || only.iter().any(|name| name.to_lowercase() == Net::Onion.name());
+    let onion_may_come = args.get_bool("-listenonion", true) && may_be_onion;
+    if !reachable.has(Net::I2p) && !reachable.has(Net::Onion) && !onion_may_come {
+        return refuse(format!("{ASKED}, but none of Tor or I2P networks is reachable"));
+    }
+    if *outbound != Outbound::Automatic {
+        return refuse(format!(
+            "{ASKED}, but -connect is also configured. They are incompatible because the private broadcast needs to open \
+             new connections to randomly chosen Tor or I2P peers. Consider using -maxconnections=0 -addnode=... instead"
+        ));
+    }
+    if !args.get_bool("-proxyrandomize", true) && (reachable.has(Net::Onion) || onion_may_come) {
+        args.init_warning(&format!(
+            "{ASKED} and -proxyrandomize is disabled. Tor circuits for private broadcast connections may be correlated to \
+             other connections over Tor. For maximum privacy set -proxyrandomize=1."
+        ));
+    }
+    Ok(true)
 }
 
 /// `-onion` replaces what `-proxy` says for Tor; 0 forbids it.

@@ -8,7 +8,7 @@
 //! Map: [`chain`] what the node must provide, [`config`] options, [`handle`] what callers hold, `owner` the
 //! one thread that owns all state, `peer` one peer's state, `downloads` bookkeeping without I/O,
 //! `message`, `wire` and `transport` the formats, `socket` the only tasks that do I/O, `net_addr` addresses on all
-//! networks, `bans` what is remembered about hosts.
+//! networks, `i2p` the bridge to I2P, `tor` the control port of Tor, `bans` what is remembered about hosts.
 //!
 //! The owner is a plain thread because the chain's calls block; sockets are tokio tasks. Nothing here calls
 //! the chain from a tokio worker.
@@ -19,6 +19,7 @@ pub mod chain;
 pub mod config;
 mod downloads;
 pub mod handle;
+mod i2p;
 mod inbox;
 mod message;
 pub mod net_addr;
@@ -28,6 +29,7 @@ pub mod permissions;
 mod rolling;
 mod socket;
 mod stream;
+mod tor;
 mod transport;
 mod wire;
 
@@ -40,7 +42,7 @@ use tokio::net::TcpListener;
 pub use chain::{
     AddressBook, AddressSource, BlockOutcome, BlockRef, Chain, ChainEvent, CompactAnswer, CompactBlocks, CompactEnd,
     CompactStart, HeaderInfo, HeaderRef, HeadersError, InboundPeer, LightClients, LowWorkStep, LowWorkSync, Malformed,
-    MempoolTx, PeerRules, Received, RelayPeer, Relayed, Snapshot, TxRef, TxRelay,
+    MempoolTx, PeerRules, PrivateBroadcast, PrivateTx, Received, RelayPeer, Relayed, Snapshot, TxRef, TxRelay,
 };
 pub use config::{Bind, Config, Outbound, Permissions};
 pub use handle::{ConnectionType, Handle, PeerId, PeerInfo, StartError, Whom};

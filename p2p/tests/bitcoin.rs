@@ -7,6 +7,10 @@ mod client;
 mod extra;
 #[path = "bitcoin/snapshot.rs"]
 mod snapshot;
+#[path = "bitcoin/hidden.rs"]
+mod hidden;
+#[path = "bitcoin/sam.rs"]
+mod sam;
 #[path = "bitcoin/twin.rs"]
 mod twin;
 
@@ -122,7 +126,7 @@ fn peers_report_what_core_reports() {
     assert_eq!(peer.bytes_recv_per_msg["verack"], 24);
     assert!(peer.relay_txes && peer.addr_relay_enabled && peer.ping_time.is_some());
     let inbound = one.handle.peers().remove(0);
-    assert!(inbound.inbound && inbound.addrbind == Some(one.address()));
+    assert!(inbound.inbound && inbound.addrbind == Some(one.address().into()));
     assert_eq!(one.handle.connection_counts().inbound, 1);
     assert_eq!(two.handle.connection_counts().outbound, 1);
     assert!(one.handle.totals().bytes_recv > 0);

@@ -1,4 +1,6 @@
 // Core's address manager, its groups of networks, anchors and fixed seeds. Addresses cross as `addrv2` payloads (BIP155).
+#include "addresses.h"
+
 #include "state.h"
 
 #include <addrdb.h>
@@ -28,13 +30,6 @@ std::vector<CAddress> Addresses(kl_in payload)
     std::vector<CAddress> addresses;
     stream >> addresses;
     return addresses;
-}
-
-CAddress OneAddress(kl_in payload)
-{
-    const auto addresses{Addresses(payload)};
-    if (addresses.size() != 1) throw Refused{"one address is expected"};
-    return addresses.front();
 }
 
 void Write(Writer& out, const std::vector<CAddress>& addresses)
@@ -68,6 +63,13 @@ std::unordered_set<Network> Networks(uint32_t mask)
 }
 
 } // namespace
+
+CAddress keyless::OneAddress(kl_in payload)
+{
+    const auto addresses{Addresses(payload)};
+    if (addresses.size() != 1) throw Refused{"one address is expected"};
+    return addresses.front();
+}
 
 //! `network` as in BIP155, 0 for all.
 kl_buf kl_book_size(uint8_t network)

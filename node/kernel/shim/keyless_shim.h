@@ -130,6 +130,14 @@ kl_buf kl_rules_fee_filter(int64_t rate);
 kl_buf kl_rules_best_first(kl_in wtxids);
 kl_buf kl_rules_note_clock(int64_t ahead_secs);
 kl_buf kl_rules_clock_offset();
+// private.cpp
+kl_buf kl_private_wanted(uint32_t opened);
+kl_buf kl_private_pick(int64_t peer, kl_in address);
+kl_buf kl_private_given(int64_t peer);
+kl_buf kl_private_confirmed(int64_t peer);
+kl_buf kl_private_ended(int64_t peer);
+kl_buf kl_private_returned(kl_in tx);
+kl_buf kl_private_retry();
 
 // compact.cpp
 kl_buf kl_compact_make(kl_in hash);

@@ -367,7 +367,7 @@ void LoadNode(node::NodeContext& node)
     const auto [index_caches, kernel_caches]{node::CalculateCacheSizes(gArgs, FilterTypes().size())};
     const bool reindex{LoadChain(node, kernel_caches)};
     if (StopRequested(node)) return;
-    node.peerman = MakePeers(peer_options.ignore_incoming_txs);
+    node.peerman = MakePeers(peer_options.ignore_incoming_txs, peer_options.private_broadcast);
     MakeRelay(*node.mempool, peer_options.max_extra_txs);
     MakeIndexes(node, index_caches, reindex);
     MaintainBlockStore(node);

@@ -1,5 +1,6 @@
 #include "peers.h"
 
+#include "private.h"
 #include "relay.h"
 #include "state.h"
 
@@ -20,9 +21,10 @@ namespace {
 class Peers final : public PeerManager
 {
     const bool m_blocks_only;
+    const bool m_private;
 
 public:
-    explicit Peers(bool blocks_only) : m_blocks_only{blocks_only} {}
+    Peers(bool blocks_only, bool private_broadcast) : m_blocks_only{blocks_only}, m_private{private_broadcast} {}
 
     util::Expected<void, std::string> FetchBlock(NodeId peer, const CBlockIndex& block) override
     {
@@ -41,16 +43,17 @@ public:
         out.hash(wtxid);
         Notify(Event::RELAY_TRANSACTION, out);
     }
-    PeerManagerInfo GetInfo() const override { return {.ignores_incoming_txs = m_blocks_only}; }
+    PeerManagerInfo GetInfo() const override { return {.ignores_incoming_txs = m_blocks_only, .private_broadcast = m_private}; }
 
     std::vector<node::TxOrphanage::OrphanInfo> GetOrphanTransactions() override { return RelayOrphans(); }
+
+    std::vector<PrivateBroadcast::TxBroadcastInfo> GetPrivateBroadcastInfo() const override { return PrivateBroadcasts(); }
+    std::vector<CTransactionRef> AbortPrivateBroadcast(const uint256& id) override { return AbortPrivateBroadcasts(id); }
+    node::TransactionError InitiateTxBroadcastPrivate(const CTransactionRef& tx) override { return BroadcastPrivately(tx); }
 
     // What follows needs peers, which this side has none of.
     void StartScheduledTasks(CScheduler&) override {}
     bool GetNodeStateStats(NodeId, CNodeStateStats&) const override { return false; }
-    std::vector<PrivateBroadcast::TxBroadcastInfo> GetPrivateBroadcastInfo() const override { return {}; }
-    std::vector<CTransactionRef> AbortPrivateBroadcast(const uint256&) override { return {}; }
-    node::TransactionError InitiateTxBroadcastPrivate(const CTransactionRef&) override { return node::TransactionError::PRIVATE_BROADCAST_FULL; }
     void SendPings() override {}
     void SetBestBlock(int, std::chrono::seconds) override {}
     void UnitTestMisbehaving(NodeId) override {}
@@ -98,7 +101,10 @@ public:
 
 } // namespace
 
-std::unique_ptr<PeerManager> MakePeers(bool blocks_only) { return std::make_unique<Peers>(blocks_only); }
+std::unique_ptr<PeerManager> MakePeers(bool blocks_only, bool private_broadcast)
+{
+    return std::make_unique<Peers>(blocks_only, private_broadcast);
+}
 
 std::unique_ptr<interfaces::Mining> MakePeerAwareMining(std::unique_ptr<interfaces::Mining> core)
 {

@@ -10,7 +10,7 @@
 namespace keyless {
 
 /** Hands what Core wants of its peers to Rust; knows no peer itself. */
-std::unique_ptr<PeerManager> MakePeers(bool blocks_only);
+std::unique_ptr<PeerManager> MakePeers(bool blocks_only, bool private_broadcast);
 
 /** Core's Mining, except that whether this node is connected is Rust's knowledge. */
 std::unique_ptr<interfaces::Mining> MakePeerAwareMining(std::unique_ptr<interfaces::Mining> core);

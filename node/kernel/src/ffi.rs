@@ -168,6 +168,14 @@ unsafe extern "C" {
     pub(crate) safe fn kl_rules_best_first(wtxids: Bytes<'_>) -> Buffer;
     pub(crate) safe fn kl_rules_note_clock(ahead_secs: i64) -> Buffer;
     pub(crate) safe fn kl_rules_clock_offset() -> Buffer;
+    // Private broadcast.
+    pub(crate) safe fn kl_private_wanted(opened: u32) -> Buffer;
+    pub(crate) safe fn kl_private_pick(peer: i64, address: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_private_given(peer: i64) -> Buffer;
+    pub(crate) safe fn kl_private_confirmed(peer: i64) -> Buffer;
+    pub(crate) safe fn kl_private_ended(peer: i64) -> Buffer;
+    pub(crate) safe fn kl_private_returned(tx: Bytes<'_>) -> Buffer;
+    pub(crate) safe fn kl_private_retry() -> Buffer;
 
     // Compact blocks.
     pub(crate) safe fn kl_compact_make(hash: Bytes<'_>) -> Buffer;

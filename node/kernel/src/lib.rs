@@ -14,6 +14,7 @@
 //! | [`headers_sync`] | Core's low-work header filter, one for each peer |
 //! | [`mempool`] | acceptance, packages, entries, fee rates, broadcast |
 //! | [`relay`] | transactions that peers announce and send: requests, orphans, packages |
+//! | [`private_broadcast`] | own transactions that go out by short connections, and to which |
 //! | [`compact`] | compact blocks, made and rebuilt |
 //! | [`filters`] | block filters and bloom filters, for light clients |
 //! | [`unconfirmed`] | ancestors and what they lack, limits on clusters |
@@ -42,6 +43,7 @@ pub mod log;
 pub mod mempool;
 pub mod node;
 pub mod notify;
+pub mod private_broadcast;
 pub mod relay;
 pub mod rpc;
 pub mod rules;

@@ -7,7 +7,6 @@ use bitcoin::BlockHash;
 use keyless_kernel::log::CoreLog;
 use keyless_kernel::{Args, InitError, Kernel};
 use keyless_p2p::bitcoin::Nets;
-use keyless_p2p::bitcoin::config::Proxies;
 use keyless_p2p::{bitcoin as net, cosigners};
 use keyless_rpc::backend::Services;
 use keyless_rpc::server::{Server, StartReason};
@@ -51,7 +50,7 @@ pub fn start(args: &Args, runtime: &Runtime) -> Result<Node, InitError> {
     let cosigning = cosigner_options::read(args, &genesis, UNKNOWN_HEIGHT).map_err(refuse)?;
     let rpc = rpc_options::config(args).map_err(refuse)?;
     // What is wrong with these is said with the network's other options, after Core has looked at the ports.
-    let (proxies, reachable) = proxy_options::read(args).unwrap_or((Proxies::default(), Nets::NONE));
+    let reachable = proxy_options::read(args).map_or(Nets::NONE, |(_, reachable)| reachable);
 
     let events = Arc::new(Events::default());
     let kernel = Kernel::start(args, events.clone())?;
@@ -62,7 +61,6 @@ pub fn start(args: &Args, runtime: &Runtime) -> Result<Node, InitError> {
     let facts = NetworkFacts {
         v2_transport: args.get_bool("-v2transport", true),
         default_ban_secs: args.get_int("-bantime").unwrap_or(DEFAULT_BAN_SECS),
-        proxies,
     };
     let network_backend = Arc::new(NetworkBackend::new(kernel.clone(), facts));
     let mut node = Node {

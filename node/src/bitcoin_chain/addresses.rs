@@ -73,6 +73,10 @@ impl AddressBook for KernelChain {
         or_empty(self.kernel.book_save());
     }
 
+    fn book_reachable(&self, nets: Nets) {
+        self.kernel.set_reachable(nets.bits());
+    }
+
     fn address_group(&self, address: &NetAddr) -> Vec<u8> {
         or_empty(self.kernel.address_group(&one(address)))
     }

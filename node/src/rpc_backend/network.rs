@@ -10,7 +10,6 @@ use async_trait::async_trait;
 use bitcoin::Amount;
 use keyless_kernel::Kernel;
 use keyless_p2p::bitcoin::Net;
-use keyless_p2p::bitcoin::config::Proxies;
 use keyless_p2p::bitcoin::handle::{ConnectionType, Handle, NetTotals, PeerInfo, Whom};
 use keyless_p2p::bitcoin::permissions::Subnet;
 use keyless_rpc::RpcError;
@@ -24,7 +23,6 @@ const CLIENT_VERSION_NUMBER: u32 = 319_900;
 pub struct NetworkFacts {
     pub v2_transport: bool,
     pub default_ban_secs: i64,
-    pub proxies: Proxies,
 }
 
 /// [`Network`] over the running P2P network.
@@ -86,7 +84,7 @@ impl Network for NetworkBackend {
             connections_out: info.connections.outbound,
             networks: Net::ALL
                 .map(|net| {
-                    let proxy = self.facts.proxies.of(net);
+                    let proxy = info.proxies.of(net);
                     rpc::NetworkEntry {
                         name: net.name().to_owned(),
                         reachable: info.reachable.has(net),

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::handle::Ban;
+use super::net_addr::NetAddr;
 use super::permissions::Subnet;
 use super::rolling::RollingSet;
 
@@ -34,7 +35,7 @@ struct FileFormat {
 pub(crate) struct Bans {
     file: Option<PathBuf>,
     banned: BTreeMap<Subnet, (u64, u64)>,
-    discouraged: RollingSet<IpAddr>,
+    discouraged: RollingSet<NetAddr>,
 }
 
 fn read(path: &Path) -> io::Result<FileFormat> {
@@ -144,12 +145,17 @@ impl Bans {
     }
 
     /// Remembers a host that broke the rules: its connections are the first to go.
-    pub(crate) fn discourage(&mut self, address: IpAddr) {
-        self.discouraged.insert(address);
+    pub(crate) fn discourage(&mut self, address: NetAddr) {
+        self.discouraged.insert(address.without_port());
     }
 
-    pub(crate) fn is_discouraged(&self, address: IpAddr) -> bool {
-        self.discouraged.contains(&address)
+    pub(crate) fn is_discouraged(&self, address: &NetAddr) -> bool {
+        self.discouraged.contains(&address.without_port())
+    }
+
+    /// Either.
+    pub(crate) fn is_unwelcome(&self, address: &NetAddr, now: u64) -> bool {
+        self.is_discouraged(address) || address.ip().is_some_and(|ip| self.is_banned(ip, now))
     }
 }
 

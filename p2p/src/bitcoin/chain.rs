@@ -12,11 +12,13 @@ use bitcoin::{BlockHash, Txid, Work, Wtxid};
 
 mod book;
 mod compact;
+mod private;
 mod relay;
 mod rules;
 
 pub use book::{AddressBook, AddressSource};
 pub use compact::{CompactAnswer, CompactBlocks, CompactEnd, CompactStart, LightClients};
+pub use private::{PrivateBroadcast, PrivateTx};
 pub use relay::{Malformed, Received, RelayPeer, Relayed, TxRelay};
 pub use rules::{InboundPeer, PeerRules};
 
@@ -138,7 +140,9 @@ pub trait LowWorkSync: Send {
 }
 
 /// What the node's chain and mempool answer. Implemented by the node over the kernel, and by a test twin.
-pub trait Chain: AddressBook + PeerRules + TxRelay + CompactBlocks + LightClients + Send + Sync + 'static {
+pub trait Chain:
+    AddressBook + PeerRules + TxRelay + PrivateBroadcast + CompactBlocks + LightClients + Send + Sync + 'static
+{
     /// Time since the Unix epoch; follows mock time.
     fn now(&self) -> Duration;
     /// So many peers are connected from now on.

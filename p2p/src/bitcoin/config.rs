@@ -11,6 +11,7 @@ use bitcoin::p2p::Magic;
 
 use super::net_addr::{Net, NetAddr, Nets};
 pub use super::permissions::{PermissionError, Permissions, Subnet, WhitelistEntry, parse_whitebind, parse_whitelist};
+pub use super::tor::{Password, TorControl};
 
 /// Core's `DEFAULT_MAX_PEER_CONNECTIONS`.
 pub const DEFAULT_MAX_CONNECTIONS: usize = 125;
@@ -85,6 +86,15 @@ impl Proxies {
     }
 }
 
+/// How I2P is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct I2p {
+    /// `-i2psam`, as host and port.
+    pub bridge: String,
+    /// Where our lasting address is kept. `None`: we are not to be reached, and each connection has an address of its own.
+    pub key_file: Option<PathBuf>,
+}
+
 /// Everything the network is told at start.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -120,13 +130,18 @@ pub struct Config {
     pub v2_transport: bool,
     /// `-txreconciliation`: offer BIP330's handshake.
     pub tx_reconciliation: bool,
+    /// `-privatebroadcast`: own transactions leave by connections of their own.
+    pub private_broadcast: bool,
     /// `-networkactive`.
     pub network_active: bool,
-    /// `-externalip`.
+    /// Addresses we are reached by: `-externalip`, and services on hidden networks while they are up.
     pub external: Vec<NetAddr>,
     /// Networks to dial by ourselves (`-onlynet`, and those that have a way out).
     pub reachable: Nets,
     pub proxies: Proxies,
+    pub i2p: Option<I2p>,
+    /// `-listenonion`: the control port to ask for a service.
+    pub tor: Option<TorControl>,
     /// `-fixedseeds`.
     pub fixed_seeds: bool,
     /// `-discover`.
@@ -177,10 +192,13 @@ impl Config {
             blocks_only: false,
             v2_transport: true,
             tx_reconciliation: false,
+            private_broadcast: false,
             network_active: true,
             external: Vec::new(),
             reachable: [Net::Ipv4, Net::Ipv6].into_iter().collect(),
             proxies: Proxies::default(),
+            i2p: None,
+            tor: None,
             fixed_seeds: true,
             discover: true,
             max_upload_bytes: 0,

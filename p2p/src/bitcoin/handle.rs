@@ -13,6 +13,7 @@ use std::time::Duration;
 use bitcoin::p2p::ServiceFlags;
 
 use super::chain::ChainEvent;
+use super::config::Proxies;
 use super::inbox::Inbox;
 use super::net_addr::{NetAddr, Nets};
 use super::permissions::{Permissions, Subnet};
@@ -32,6 +33,7 @@ pub enum ConnectionType {
     BlockRelay,
     Feeler,
     AddrFetch,
+    PrivateBroadcast,
 }
 
 impl ConnectionType {
@@ -43,6 +45,7 @@ impl ConnectionType {
             Self::BlockRelay => "block-relay-only",
             Self::Feeler => "feeler",
             Self::AddrFetch => "addr-fetch",
+            Self::PrivateBroadcast => "private-broadcast",
         }
     }
 }
@@ -53,7 +56,7 @@ pub struct PeerInfo {
     pub id: PeerId,
     /// As given to `addnode`, or `ip:port`.
     pub addr: String,
-    pub addrbind: Option<SocketAddr>,
+    pub addrbind: Option<NetAddr>,
     /// Our address as the peer sees it.
     pub addrlocal: Option<SocketAddr>,
     /// A network's name, or `not_publicly_routable`.
@@ -133,8 +136,9 @@ pub struct NetworkInfo {
     pub connections: ConnectionCounts,
     /// Address and score.
     pub local_addresses: Vec<(NetAddr, u32)>,
-    /// Networks that are dialed.
+    /// Networks that are dialed, and through what.
     pub reachable: Nets,
+    pub proxies: Proxies,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -144,6 +144,11 @@ impl NetAddr {
         self.port
     }
 
+    /// The host alone, as what is remembered of hosts is kept by.
+    pub(crate) fn without_port(self) -> Self {
+        Self { port: 0, ..self }
+    }
+
     pub(crate) fn address_bytes(&self) -> &[u8] {
         self.bytes.get(..self.net.bytes()).unwrap_or_default()
     }

@@ -9,13 +9,16 @@ mod blocks;
 mod commands;
 mod compact;
 mod connections;
+mod dials;
 mod extra;
 mod fetch;
 mod gossip;
 mod handshake;
 mod headers;
+mod hidden;
 mod inventory;
 mod light;
+mod private;
 mod report;
 mod seeding;
 mod service;
@@ -46,7 +49,7 @@ use super::peer::{Peer, Transport};
 use super::socket::SocketEvent;
 use super::transport::{Opening, TransportError};
 use super::wire::Frame;
-use connections::Dials;
+use dials::Dials;
 use inventory::RecentBlock;
 
 /// Frames and socket events waiting for the owner.
@@ -104,6 +107,8 @@ pub(super) struct Owner {
     bans: Bans,
     samples: gossip::Samples,
     relay_keys: gossip::RelayKeys,
+    private: private::Private,
+    hidden: hidden::Hidden,
     /// Peers for blocks only from before the last stop, to be tried first.
     anchors: Vec<Gossip>,
     capture: Capture,
@@ -151,6 +156,8 @@ impl Owner {
             bans: Bans::load(config.ban_file.clone(), now.as_secs()),
             samples: gossip::Samples::default(),
             relay_keys: gossip::RelayKeys::default(),
+            private: private::Private::new(started),
+            hidden: hidden::Hidden::start(&config, &wiring.runtime, &events_in),
             anchors: Vec::new(),
             capture: Capture::new(config.capture_dir.clone()),
             dials: Dials::new(&config, started, now),
@@ -277,6 +284,9 @@ impl Owner {
     fn socket_event(&mut self, event: SocketEvent) {
         match event {
             SocketEvent::Accepted { stream, remote, bind } => self.accept(stream, remote, bind),
+            SocketEvent::AcceptedI2p { stream, remote, me } => self.accept_i2p(stream, remote, me),
+            SocketEvent::Reachable { address, up } => self.reached_by(address, up),
+            SocketEvent::OnionProxy(address) => self.onion_proxy(address),
             SocketEvent::Dialed { ticket, result } => self.dialed(ticket, result),
             SocketEvent::Resolved { name, addresses } => self.resolved(&name, &addresses),
             SocketEvent::Frame { id, frame, permit } => {
@@ -381,6 +391,9 @@ impl Owner {
         if !self.handshake(peer, command, payload)? {
             return Ok(());
         }
+        if peer.is_private() {
+            return self.on_private(peer, command, payload);
+        }
         match command {
             "ping" => self.on_ping(peer, payload),
             "pong" => self.on_pong(peer, payload),
@@ -415,6 +428,9 @@ impl Owner {
 
     /// Sends, and notes it where `-capturemessages` wants it.
     fn send(&mut self, peer: &mut Peer, command: &str, payload: Vec<u8>) {
+        if !self.may_send(peer, command) {
+            return;
+        }
         self.capture.message(peer.address, command, &payload, false, self.chain.now());
         self.uploads.add(payload.len() as u64 + 24, self.chain.now());
         peer.send(command, payload);

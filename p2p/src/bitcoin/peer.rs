@@ -184,7 +184,7 @@ pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     /// Its address on its network.
     pub(crate) target: NetAddr,
-    pub(crate) bound: Option<SocketAddr>,
+    pub(crate) bound: Option<NetAddr>,
     pub(crate) onion: bool,
     /// It misbehaved before it came.
     pub(crate) discouraged: bool,
@@ -270,7 +270,7 @@ pub(crate) struct NewPeer {
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
     pub(crate) target: NetAddr,
-    pub(crate) bound: Option<SocketAddr>,
+    pub(crate) bound: Option<NetAddr>,
     pub(crate) onion: bool,
     pub(crate) discouraged: bool,
     pub(crate) kind: ConnectionType,
@@ -377,6 +377,10 @@ impl Peer {
 
     pub(crate) fn is_block_only(&self) -> bool {
         self.kind == ConnectionType::BlockRelay
+    }
+
+    pub(crate) fn is_private(&self) -> bool {
+        self.kind == ConnectionType::PrivateBroadcast
     }
 
     /// The peer must offer what we want, or go (Core's `ExpectServicesFromConn`).

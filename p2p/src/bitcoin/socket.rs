@@ -15,6 +15,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::config::Proxy;
 use super::handle::PeerId;
+use super::i2p;
 use super::net_addr::NetAddr;
 use super::stream::{self, Stream, WriteHalf};
 use super::transport::{self, Input, Opened, Opening, Seal, TransportError, Unseal};
@@ -35,9 +36,22 @@ pub(crate) enum SocketEvent {
         remote: SocketAddr,
         bind: usize,
     },
+    AcceptedI2p {
+        stream: TcpStream,
+        remote: NetAddr,
+        /// Our own address there.
+        me: NetAddr,
+    },
+    /// We are reached by an address, or no longer.
+    Reachable {
+        address: NetAddr,
+        up: bool,
+    },
+    /// Tor says where its proxy is.
+    OnionProxy(String),
     Dialed {
         ticket: u64,
-        result: Result<(Stream, Option<NetAddr>), String>,
+        result: Result<Dialed, DialError>,
     },
     Frame {
         id: PeerId,
@@ -67,6 +81,41 @@ pub(crate) enum SocketEvent {
         name: String,
         addresses: Vec<SocketAddr>,
     },
+}
+
+/// A call that was answered.
+#[derive(Debug)]
+pub(crate) struct Dialed {
+    pub(crate) stream: Stream,
+    /// Unknown for a name that a proxy looked up.
+    pub(crate) remote: Option<NetAddr>,
+    /// Our end, where the socket does not know it.
+    pub(crate) me: Option<NetAddr>,
+    /// Has to live as long as the connection.
+    pub(crate) session: Option<Box<i2p::Session>>,
+}
+
+impl Dialed {
+    fn plain(stream: Stream, remote: Option<NetAddr>) -> Self {
+        Self { stream, remote, me: None, session: None }
+    }
+}
+
+/// A call that was not.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub(crate) struct DialError {
+    text: String,
+    /// The proxy is at fault.
+    pub(crate) by_proxy: bool,
+    /// To be used again.
+    pub(crate) session: Option<Box<i2p::Session>>,
+}
+
+impl DialError {
+    fn of_node(text: String) -> Self {
+        Self { text, by_proxy: false, session: None }
+    }
 }
 
 /// Live byte counts of one connection.
@@ -138,6 +187,8 @@ struct Connection {
     config: SocketConfig,
     events: mpsc::Sender<SocketEvent>,
     counters: Arc<Counters>,
+    /// Ends when the connection does.
+    _session: Option<Box<i2p::Session>>,
 }
 
 /// Starts the tasks of a connection.
@@ -147,6 +198,7 @@ pub(crate) fn open(
     id: PeerId,
     config: SocketConfig,
     events: mpsc::Sender<SocketEvent>,
+    session: Option<Box<i2p::Session>>,
 ) -> Link {
     let (outgoing, queue) = mpsc::channel(MAX_OUTGOING);
     let closing = Arc::new(Notify::new());
@@ -157,7 +209,7 @@ pub(crate) fn open(
         counters: Arc::clone(&counters),
         limit: config.max_send_bytes,
     };
-    runtime.spawn(run(stream, Connection { id, config, events, counters }, queue, closing));
+    runtime.spawn(run(stream, Connection { id, config, events, counters, _session: session }, queue, closing));
     link
 }
 
@@ -316,6 +368,7 @@ pub(crate) enum Route {
     Direct,
     /// By a proxy; the address, if it is one.
     Through(Proxy, Option<NetAddr>),
+    I2p(i2p::Way, NetAddr),
 }
 
 /// Connects, all within `deadline`. Through a proxy the deadline is the proxy's own.
@@ -330,15 +383,26 @@ pub(crate) async fn dial(
     let result = match route {
         Route::Direct => match tokio::time::timeout(deadline, directly(&node, default_port)).await {
             Ok(result) => result,
-            Err(_) => Err("timeout".to_owned()),
+            Err(_) => Err(DialError::of_node("timeout".to_owned())),
         },
         Route::Through(proxy, address) => {
             let (host, port) = match address {
                 Some(address) => (address.host(), address.port()),
                 None => split(&with_port(&node, default_port), default_port),
             };
-            stream::through(&proxy, &host, port).await.map(|stream| (stream, address)).map_err(|e| e.to_string())
+            match stream::through(&proxy, &host, port).await {
+                Ok(stream) => Ok(Dialed::plain(stream, address)),
+                Err(error) => Err(DialError { by_proxy: error.is_of_proxy(), text: error.to_string(), session: None }),
+            }
         }
+        Route::I2p(way, address) => match i2p::dial(way, &address).await {
+            Ok(i2p::Connected { stream, me, session }) => {
+                Ok(Dialed { stream: Stream::Tcp(stream), remote: Some(address), me: Some(me), session })
+            }
+            Err((error, session)) => {
+                Err(DialError { text: error.to_string(), by_proxy: error.is_of_bridge(), session })
+            }
+        },
     };
     let _ = events.send(SocketEvent::Dialed { ticket, result }).await;
 }
@@ -350,15 +414,15 @@ fn split(node: &str, default_port: u16) -> (String, u16) {
     }
 }
 
-async fn directly(node: &str, default_port: u16) -> Result<(Stream, Option<NetAddr>), String> {
+async fn directly(node: &str, default_port: u16) -> Result<Dialed, DialError> {
     let mut last = format!("Cannot resolve {node}");
-    for address in resolve(node, default_port).await? {
+    for address in resolve(node, default_port).await.map_err(DialError::of_node)? {
         match TcpStream::connect(address).await {
-            Ok(stream) => return Ok((Stream::Tcp(stream), Some(address.into()))),
+            Ok(stream) => return Ok(Dialed::plain(Stream::Tcp(stream), Some(address.into()))),
             Err(error) => last = error.to_string(),
         }
     }
-    Err(last)
+    Err(DialError::of_node(last))
 }
 
 /// Asks a seed for addresses.

@@ -120,6 +120,13 @@ pub(crate) enum SocksError {
     Timeout,
 }
 
+impl SocksError {
+    /// The proxy did not do its work; else it did, and the host could not be reached.
+    pub(crate) fn is_of_proxy(&self) -> bool {
+        !matches!(self, Self::Reply(_) | Self::LongName)
+    }
+}
+
 /// Connects through a proxy, which looks the host up.
 pub(crate) async fn through(proxy: &Proxy, host: &str, port: u16) -> Result<Stream, SocksError> {
     let unreachable = |error| SocksError::Unreachable(proxy.address.clone(), error);

@@ -239,7 +239,12 @@ async fn encrypt(
         return Err(TransportError::WrongNetwork(wire::hex(prefix.get(..4).unwrap_or_default())));
     }
     input.fill(rest).await?;
-    let handshake = handshake.receive_key(key).map_err(TransportError::Handshake)?;
+    let handshake = match handshake.receive_key(key) {
+        // The library takes a key that begins as the network's magic for v1, as one in 2³² does. Such a peer is left to the
+        // deadline, like one whose garbage does not end, and calls again with another key.
+        Err(bip324::Error::V1Protocol) => return Err(unending_garbage(input).await),
+        received => received.map_err(TransportError::Handshake)?,
+    };
     let mut version = vec![0; TERMINATOR_BYTES + PACKET_OVERHEAD];
     let mut handshake = handshake.send_version(&mut version, None).map_err(TransportError::Handshake)?;
     write_all(output, &version, &counters).await?;
@@ -280,6 +285,12 @@ async fn encrypt(
         }
     }
     Err(TransportError::TooLarge(MAX_DECOYS))
+}
+
+/// Reads as much as may come before the terminator, which never does.
+async fn unending_garbage(input: &mut Input) -> TransportError {
+    let mut seen = [0; MAX_GARBAGE_BYTES + TERMINATOR_BYTES];
+    input.fill(&mut seen).await.err().unwrap_or(TransportError::NoTerminator)
 }
 
 fn random_garbage() -> Vec<u8> {

@@ -1,5 +1,7 @@
 //! A chain in memory: real headers with regtest's proof of work, blocks of a coinbase each, and a mempool that takes all.
 
+#[path = "twin/private.rs"]
+mod private;
 #[path = "twin/services.rs"]
 mod services;
 
@@ -20,6 +22,7 @@ use keyless_p2p::bitcoin::{
     BlockOutcome, BlockRef, Chain, ChainEvent, Gossip, Handle, HeaderInfo, HeaderRef, HeadersError, LowWorkSync,
     MempoolTx, PeerId, Snapshot, TxRef,
 };
+use private::Private;
 
 struct Entry {
     header: Header,
@@ -51,6 +54,7 @@ struct State {
     orphans: Vec<(PeerId, Transaction)>,
     /// Addresses heard of.
     book: Vec<Gossip>,
+    private: Private,
 }
 
 #[derive(Default)]

@@ -31,6 +31,8 @@ pub trait AddressBook {
     /// A share of the good ones, for `getaddr`.
     fn book_sample(&self, most: u32, percent: u32) -> Vec<Gossip>;
     fn book_save(&self);
+    /// These networks can be reached now.
+    fn book_reachable(&self, nets: Nets);
     /// Addresses with equal groups count as one operator's.
     fn address_group(&self, address: &NetAddr) -> Vec<u8>;
     /// The autonomous system, where a map is loaded.

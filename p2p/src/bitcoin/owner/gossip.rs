@@ -45,7 +45,7 @@ const MAX_NEWS: usize = 10;
 pub(super) struct Samples(HashMap<Entrance, (Vec<Gossip>, Duration)>);
 
 /// The address a peer came in by, and its network.
-type Entrance = (Option<SocketAddr>, &'static str);
+type Entrance = (Option<NetAddr>, &'static str);
 
 /// Which peers hear of a fresh address; no peer can know.
 #[derive(Debug, Default)]
@@ -126,11 +126,7 @@ impl Owner {
             }
             let entry = with_sane_time(*entry, now);
             peer.addresses.known.insert(entry.address);
-            let banned = entry
-                .address
-                .ip()
-                .is_some_and(|ip| self.bans.is_banned(ip, now.as_secs()) || self.bans.is_discouraged(ip));
-            if banned {
+            if self.bans.is_unwelcome(&entry.address, now.as_secs()) {
                 continue;
             }
             processed += 1;
@@ -211,12 +207,7 @@ impl Owner {
         let most = u32::try_from(MAX_ADDRESSES).unwrap_or(u32::MAX);
         let draw = |owner: &Self| {
             let mut drawn = owner.chain.book_sample(most, MAX_PERCENT);
-            drawn.retain(|entry| {
-                entry
-                    .address
-                    .ip()
-                    .is_none_or(|ip| !owner.bans.is_banned(ip, now.as_secs()) && !owner.bans.is_discouraged(ip))
-            });
+            drawn.retain(|entry| !owner.bans.is_unwelcome(&entry.address, now.as_secs()));
             drawn
         };
         if peer.has(Permissions::ADDR) {

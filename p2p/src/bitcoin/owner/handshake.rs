@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use bitcoin::p2p::ServiceFlags;
 
-use super::{Halt, Owner, Step, gone};
+use super::{Halt, Owner, Step, gone, private};
 use crate::bitcoin::chain::RelayPeer;
 use crate::bitcoin::handle::ConnectionType;
 use crate::bitcoin::message::{
@@ -43,7 +43,7 @@ impl Owner {
             return Ok(false);
         }
         match command {
-            "verack" => self.on_verack(peer),
+            "verack" => self.on_verack(peer)?,
             "sendheaders" => peer.prefers_headers = true,
             "sendcmpct" => self.on_send_compact(peer, payload)?,
             "wtxidrelay" => on_wtxid_relay(peer)?,
@@ -69,21 +69,25 @@ impl Owner {
     pub(super) fn send_version(&mut self, peer: &mut Peer) {
         let tip = self.chain.tip();
         let them = Some(peer.address).filter(|address| is_routable(address.ip()));
-        let version = Version {
-            version: PROTOCOL_VERSION.cast_signed(),
-            services: self.services_for(peer).to_u64(),
-            time: self.chain.now().as_secs().cast_signed(),
-            receiver: them,
-            nonce: peer.nonce,
-            user_agent: self.config.user_agent.clone().into_bytes(),
-            start_height: i32::try_from(tip.height).unwrap_or(i32::MAX),
-            relay: !self.rejects_txs(peer),
+        let version = if peer.is_private() {
+            private::version(peer.nonce)
+        } else {
+            Version {
+                version: PROTOCOL_VERSION.cast_signed(),
+                services: self.services_for(peer).to_u64(),
+                time: self.chain.now().as_secs().cast_signed(),
+                receiver: them,
+                nonce: peer.nonce,
+                user_agent: self.config.user_agent.clone().into_bytes(),
+                start_height: i32::try_from(tip.height).unwrap_or(i32::MAX),
+                relay: !self.rejects_txs(peer),
+            }
         };
         self.send(peer, "version", version.encode(0));
         tracing::debug!(
             target: "net",
             "send version message: version={}, blocks={}, txrelay={}, peer={}",
-            PROTOCOL_VERSION, version.start_height, u8::from(version.relay), peer.id
+            version.version, version.start_height, u8::from(version.relay), peer.id
         );
         peer.version_sent = true;
     }
@@ -109,7 +113,7 @@ impl Owner {
         }
         let theirs = Version::decode(payload)?;
         let services = ServiceFlags::from(theirs.services);
-        if !peer.is_inbound() {
+        if !peer.is_inbound() && !peer.is_private() {
             self.chain.book_services(&Gossip { time: 0, services, address: peer.target });
         }
         let wanted = self.wants_services(services);
@@ -133,6 +137,9 @@ impl Owner {
             self.send_version(peer);
         }
         self.take_version(peer, &theirs, services, version);
+        if peer.is_private() {
+            return self.answer_private_version(peer, theirs.relay);
+        }
         self.answer_version(peer);
         if peer.kind == ConnectionType::Feeler {
             return Err(gone(format!("feeler connection completed, {}", peer.disconnecting())));
@@ -142,13 +149,14 @@ impl Owner {
 
     fn take_version(&mut self, peer: &mut Peer, theirs: &Version, services: ServiceFlags, version: u32) {
         peer.version = version;
-        peer.common_version = version.min(PROTOCOL_VERSION);
+        let ours = if peer.is_private() { private::PROTOCOL_VERSION } else { PROTOCOL_VERSION };
+        peer.common_version = version.min(ours);
         peer.services = services;
         peer.user_agent = sanitize(&theirs.user_agent);
         peer.address_of_us = theirs.receiver.filter(is_some_address);
         let now = self.chain.now().as_secs().cast_signed();
         peer.time_offset = theirs.time.saturating_sub(now);
-        let relays = !peer.is_block_only() && peer.kind != ConnectionType::Feeler;
+        let relays = !peer.is_block_only() && !peer.is_private() && peer.kind != ConnectionType::Feeler;
         if relays && (theirs.relay || self.services_for(peer).has(ServiceFlags::BLOOM)) {
             peer.txs = Some(TxRelay::new(theirs.relay));
         }
@@ -185,10 +193,10 @@ impl Owner {
         }
     }
 
-    fn on_verack(&mut self, peer: &mut Peer) {
+    fn on_verack(&mut self, peer: &mut Peer) -> Step {
         if peer.ready {
             tracing::debug!(target: "net", "ignoring redundant verack message from peer={}", peer.id);
-            return;
+            return Ok(());
         }
         let text = format!(
             "New {} peer connected: transport: {}, version: {}, {}",
@@ -201,6 +209,10 @@ impl Owner {
             tracing::debug!(target: "net", "{text}");
         } else {
             tracing::info!("{text}");
+        }
+        if peer.is_private() {
+            peer.ready = true;
+            return self.offer_privately(peer);
         }
         if peer.common_version >= SHORT_IDS_BLOCKS_VERSION {
             let mut payload = vec![0];
@@ -217,6 +229,7 @@ impl Owner {
         let unlimited = peer.has(Permissions::RELAY);
         self.chain.peer_joined(peer.id, RelayPeer { preferred, unlimited, wtxid_relay });
         peer.ready = true;
+        Ok(())
     }
 }
 

@@ -163,6 +163,9 @@ impl Owner {
                 "received getdata for: {} peer={}", inventory_name(first), peer.id
             );
         }
+        if peer.is_private() {
+            return self.serve_privately(peer, &items);
+        }
         peer.getdata.extend(items);
         self.serve_getdata(peer)
     }

@@ -13,7 +13,7 @@ const TIMEFRAME: Duration = Duration::from_secs(24 * 60 * 60);
 /// Kept free for new blocks: one full block for each block interval left.
 const MAX_BLOCK_BYTES: u64 = 4_000_000;
 /// Score of an address that the operator named.
-const LOCAL_MANUAL: u32 = 4;
+pub(super) const LOCAL_MANUAL: u32 = 4;
 
 /// Bytes sent in the running day.
 #[derive(Debug, Default)]
@@ -117,6 +117,7 @@ impl Owner {
             active: self.active,
             connections: self.counts(),
             reachable: self.config.reachable,
+            proxies: self.config.proxies.clone(),
             local_addresses: external.map(|address| (*address, LOCAL_MANUAL)).collect(),
         }
     }

@@ -366,9 +366,8 @@ impl Owner {
         // Without two connections elsewhere we may be offline ourselves.
         let elsewhere = self.config.max_connections.saturating_sub(1).min(2);
         let count_failure = groups.len() + hidden >= elsewhere;
-        self.chain.book_attempt(&chosen.address, count_failure);
         let v2 = self.config.v2_transport && chosen.services.has(ServiceFlags::P2P_V2);
-        self.start_dial(&chosen.address.to_string(), kind, v2);
+        self.dial(&chosen.address.to_string(), kind, v2, count_failure);
     }
 
     /// Groups of the outbound peers, and how many are on networks without groups.
@@ -427,17 +426,19 @@ impl Owner {
                 entry.services.has(self.wants_services(entry.services)) && !groups.contains(&group)
             };
             let tired = clock.saturating_sub(last_try) < RESTED && tries < PICKY_TRIES;
-            let banned =
-                address.ip().is_some_and(|ip| self.bans.is_banned(ip, clock.as_secs()) || self.bans.is_discouraged(ip));
-            let busy = self.is_connected_to(&address.to_string()) || self.is_added(&address);
-            if useful && !tired && !banned && !busy {
+            if useful && !tired && !self.is_unwelcome(&address, clock) && !self.is_added(&address) {
                 return Some(entry);
             }
         }
         None
     }
 
-    fn is_own(&self, address: &NetAddr) -> bool {
+    /// Banned, discouraged, or connected.
+    pub(super) fn is_unwelcome(&self, address: &NetAddr, clock: Duration) -> bool {
+        self.bans.is_unwelcome(address, clock.as_secs()) || self.is_connected_to(&address.to_string())
+    }
+
+    pub(super) fn is_own(&self, address: &NetAddr) -> bool {
         self.config.external.contains(address) || self.listening.iter().any(|own| NetAddr::from(*own) == *address)
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rand::Rng;
 
-use super::{Owner, Step, gone};
+use super::{Owner, Step, gone, private};
 use crate::bitcoin::handle::ConnectionType;
 use crate::bitcoin::message::{BIP0031_VERSION, FEEFILTER_VERSION, Reader, SENDHEADERS_VERSION};
 use crate::bitcoin::peer::{Peer, Transport};
@@ -38,6 +38,9 @@ impl Owner {
         self.check_inactivity(peer, now)?;
         if !peer.ready {
             return Ok(());
+        }
+        if peer.is_private() {
+            return private::check_lifetime(peer, now);
         }
         if peer.kind == ConnectionType::AddrFetch && now.saturating_sub(peer.connected) > ADDR_FETCH_TIMEOUT {
             return Err(gone(format!("addrfetch connection timeout, {}", peer.disconnecting())));
@@ -87,7 +90,7 @@ impl Owner {
         Err(gone(format!("{reason}, {}", peer.disconnecting())))
     }
 
-    fn maybe_ping(&mut self, peer: &mut Peer, now: Duration) -> Step {
+    pub(super) fn maybe_ping(&mut self, peer: &mut Peer, now: Duration) -> Step {
         let waiting = now.saturating_sub(peer.ping.start);
         if self.watches(peer, now) && peer.ping.nonce != 0 && waiting > TIMEOUT_INTERVAL {
             return Err(gone(format!("ping timeout: {:.6}s, {}", waiting.as_secs_f64(), peer.disconnecting())));
@@ -118,6 +121,7 @@ impl Owner {
 
     pub(super) fn on_pong(&mut self, peer: &mut Peer, payload: &[u8]) -> Step {
         let nonce = Reader(payload).value::<u64>().ok();
+        let answered = peer.ping.nonce != 0 && nonce == Some(peer.ping.nonce);
         let problem = match nonce {
             None => Some("Short payload"),
             Some(_) if peer.ping.nonce == 0 => Some("Unsolicited pong without ping"),
@@ -141,6 +145,9 @@ impl Owner {
         }
         if !matches!(problem, Some("Nonce mismatch" | "Unsolicited pong without ping")) {
             peer.ping.nonce = 0;
+        }
+        if answered && problem.is_none() && peer.is_private() {
+            return self.private_delivered(peer);
         }
         Ok(())
     }
@@ -212,15 +219,16 @@ impl Owner {
             tracing::warn!("Not punishing manually connected peer {}!", peer.id);
             return Ok(());
         }
-        if peer.address.ip().is_loopback() || peer.onion {
+        let behind_tor = peer.onion && peer.is_inbound();
+        if peer.address.ip().is_loopback() || behind_tor {
             return Err(gone(format!(
                 "Warning: disconnecting but not discouraging {} peer {}!",
-                if peer.onion { "inbound onion" } else { "local" },
+                if behind_tor { "inbound onion" } else { "local" },
                 peer.id
             )));
         }
-        self.bans.discourage(peer.address.ip());
-        self.disconnect_address(peer.address.ip());
+        self.bans.discourage(peer.target);
+        self.disconnect_host(&peer.target);
         Err(gone(format!("Disconnecting and discouraging peer {}!", peer.id)))
     }
 }

@@ -23,6 +23,14 @@ impl Owner {
         }
         let (txid, wtxid) = self.chain.transaction_ids(payload)?;
         peer.knows_tx(spoken_id(peer, &txid, &wtxid));
+        if self.config.private_broadcast && self.chain.private_returned(payload) {
+            tracing::debug!(
+                target: "privatebroadcast",
+                "Received our privately broadcast transaction (txid={txid}) from the network from {}; stopping private \
+                 broadcast attempts",
+                peer.log()
+            );
+        }
         let received = self.chain.receive_transaction(peer.id, payload);
         if !received.judged && peer.has(Permissions::FORCE_RELAY) {
             if received.in_mempool {
@@ -44,7 +52,7 @@ impl Owner {
 
     /// Looks again at one transaction of the peer that waited for its parents. False if there was none.
     pub(super) fn reconsider(&mut self, peer: &mut Peer) -> bool {
-        if !peer.ready {
+        if !peer.ready || peer.is_private() {
             return false;
         }
         let Some(outcome) = self.chain.reconsider_orphan(peer.id) else { return false };

@@ -208,6 +208,8 @@ impl AddressBook for Twin {
 
     fn book_save(&self) {}
 
+    fn book_reachable(&self, _: Nets) {}
+
     fn address_group(&self, address: &NetAddr) -> Vec<u8> {
         address.host().into_bytes()
     }
