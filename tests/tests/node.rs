@@ -1,5 +1,9 @@
-//! The node beside real Bitcoin Core: sync, relay, reorganisation, shared data directories, options, start and stop.
+//! The node beside real Bitcoin Core: sync, relay, reorganisation, shared data directories, options, start and stop;
+//! what it tells others.
 #![allow(clippy::unwrap_used, clippy::panic)]
+
+#[path = "node/notifications.rs"]
+mod notifications;
 
 use std::time::Duration;
 

@@ -29,6 +29,7 @@ use super::sharing::AddressLabel;
 use super::unplaced::Unplaced;
 use super::wire::{self, LeaseRange, Message, NO_WALLET, Status, Topic, WalletStatus};
 use super::{fence, keygen, lease, redeal};
+use crate::alerts::Alerts;
 use crate::wallets::chain_view::ChainView;
 
 /// Requests of one peer that are being opened at a time.
@@ -130,6 +131,8 @@ pub struct CoreConfig {
     pub policy: Policy,
     /// `-signingtimeout`.
     pub signing_timeout: Duration,
+    /// Where the operator hears of questions.
+    pub alerts: Alerts,
 }
 
 /// One co-signer. Held by `Arc`; ends with [`Core::stop`].
@@ -138,6 +141,7 @@ pub struct Core {
     me: MemberId,
     pub(super) layout: Layout,
     pub(super) signing_timeout: Duration,
+    alerts: Alerts,
     policy: Mutex<Policy>,
     carrier: Arc<dyn Carrier>,
     pub(super) chain: Arc<dyn ChainView>,
@@ -179,6 +183,7 @@ impl Core {
             identity: config.identity,
             layout: config.layout,
             signing_timeout: config.signing_timeout,
+            alerts: config.alerts,
             policy: Mutex::new(config.policy),
             carrier,
             chain,
@@ -220,6 +225,10 @@ impl Core {
 
     pub fn me(&self) -> MemberId {
         self.me
+    }
+
+    pub(super) fn alerts(&self) -> &Alerts {
+        &self.alerts
     }
 
     pub fn identity(&self) -> &SigningIdentity {
