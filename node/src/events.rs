@@ -1,9 +1,9 @@
-//! The kernel's notifications, handed on: to the Bitcoin network and to the wallets.
+//! The kernel's notifications, handed on: to the Bitcoin network, to the wallets, and to whoever subscribed by ZMQ.
 //!
 //! Called on Core's threads: copies, queues and returns. The receivers attach when they start; what happened before
 //! they did, they read from the chain.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bitcoin::consensus::deserialize;
 use bitcoin::{Block, BlockHash};
@@ -12,6 +12,7 @@ use keyless_kernel::{Notification, Notifications};
 use keyless_p2p::bitcoin::{ChainEvent, Handle};
 
 use crate::bitcoin_chain::punishable;
+use crate::publisher::Publisher;
 use crate::wallets::{ChainFeed, FeedEvent};
 
 /// The kernel's listener.
@@ -19,6 +20,7 @@ use crate::wallets::{ChainFeed, FeedEvent};
 pub struct Events {
     network: OnceLock<Handle>,
     wallets: OnceLock<ChainFeed>,
+    publisher: OnceLock<Arc<Publisher>>,
 }
 
 impl Events {
@@ -29,6 +31,17 @@ impl Events {
 
     pub fn attach_wallets(&self, wallets: ChainFeed) {
         let _ = self.wallets.set(wallets);
+    }
+
+    pub fn attach_publisher(&self, publisher: Arc<Publisher>) {
+        let _ = self.publisher.set(publisher);
+    }
+
+    /// Publishes, where anybody wants it.
+    fn publish(&self, publish: impl FnOnce(&Publisher)) {
+        if let Some(publisher) = self.publisher.get().filter(|publisher| !publisher.is_silent()) {
+            publish(publisher);
+        }
     }
 
     fn tell_network(&self, event: ChainEvent) {
@@ -43,36 +56,50 @@ impl Events {
         }
     }
 
-    fn block_connected(&self, height: u32, block: &[u8]) {
-        let Ok(block) = deserialize::<Block>(block) else {
-            tracing::error!(target: "kernel", height, "a connected block cannot be decoded");
-            return;
-        };
+    fn block_connected(&self, height: u32, raw: Vec<u8>) {
+        let Some(block) = decoded(height, &raw) else { return };
+        self.publish(|publisher| publisher.block_connected(&block, raw));
         self.tell_network(ChainEvent::BlockConnected { hash: block.block_hash() });
         self.tell_wallets(FeedEvent::BlockConnected { height, block });
     }
 }
 
+fn decoded(height: u32, raw: &[u8]) -> Option<Block> {
+    let block = deserialize::<Block>(raw);
+    if block.is_err() {
+        tracing::error!(target: "kernel", height, "a block of the chain cannot be decoded");
+    }
+    block.ok()
+}
+
 impl Notifications for Events {
     fn notify(&self, event: Notification) {
         match event {
-            Notification::TipChanged { tip, initial_download, .. } => {
+            Notification::TipChanged { tip, fork, initial_download } => {
+                self.publish(|publisher| publisher.tip_changed(tip.hash, fork, initial_download));
                 self.tell_network(ChainEvent::TipChanged { hash: tip.hash, height: tip.height, initial_download });
                 self.tell_wallets(FeedEvent::TipChanged { height: tip.height });
             }
             Notification::BlockConnected { height, block, background: false, .. } => {
-                self.block_connected(height, &block);
+                self.block_connected(height, block);
             }
-            Notification::BlockDisconnected { hash, height, .. } => {
+            Notification::BlockDisconnected { hash, height, block } => {
+                self.publish(|publisher| {
+                    if let Some(block) = decoded(height, &block) {
+                        publisher.block_disconnected(&block);
+                    }
+                });
                 self.tell_wallets(FeedEvent::BlockDisconnected { height, hash });
             }
             Notification::NewPowValidBlock { hash, height } => {
                 self.tell_network(ChainEvent::NewBlock { hash, height });
             }
-            Notification::TxAdded { tx, .. } => {
+            Notification::TxAdded { tx, txid, sequence, .. } => {
+                self.publish(|publisher| publisher.transaction_added(&tx, txid, sequence));
                 self.tell_wallets(FeedEvent::MempoolAdded { transaction: tx });
             }
-            Notification::TxRemoved { txid, reason, .. } => {
+            Notification::TxRemoved { txid, reason, sequence, .. } => {
+                self.publish(|publisher| publisher.transaction_removed(txid, sequence));
                 self.tell_wallets(FeedEvent::MempoolRemoved { txid, reason });
             }
             Notification::ChainStateFlushed { best, background: false } => {

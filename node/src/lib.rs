@@ -11,6 +11,8 @@
 //! | [`events`] | the kernel's notifications, handed on |
 //! | [`bitcoin_chain`], [`kernel_view`] | the kernel as the Bitcoin network sees it, and as wallets do |
 //! | [`rpc_backend`] | the kernel, the process and the network as RPC sees them |
+//! | [`publisher`] | what happens, published by ZMQ |
+//! | [`alerts`] | telling the operator what waits for approval |
 //! | [`metrics`] | what Prometheus reads |
 //! | [`wallets`] | the owner of all wallets: chain following, address pools, sends |
 //! | [`quorum`] | ceremonies and signing sessions between co-signers |
@@ -18,6 +20,7 @@
 //! Start with `ARCHITECTURE.md`.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+pub mod alerts;
 pub mod app;
 pub mod bitcoin_chain;
 pub mod cosigner_options;
@@ -26,6 +29,7 @@ pub mod kernel_view;
 pub mod metrics;
 pub mod p2p_options;
 pub mod proxy_options;
+pub mod publisher;
 pub mod quorum;
 pub mod rpc_backend;
 pub mod rpc_options;

@@ -10,9 +10,11 @@ use async_trait::async_trait;
 use bitcoin::Network;
 use keyless_kernel::{Args, Kernel, RpcCall};
 use keyless_rpc::RpcError;
-use keyless_rpc::backend::{Control, KernelRpc};
+use keyless_rpc::backend::{Control, KernelRpc, ZmqNotification};
 
 use crate::metrics::metrics;
+use crate::publisher::Publisher;
+use crate::publisher::options::Wanted;
 use crate::wallets::WalletManager;
 
 /// Core's RPC table.
@@ -50,12 +52,13 @@ pub struct Process {
     kernel: Kernel,
     args: Args,
     wallets: Option<Arc<WalletManager>>,
+    publisher: Arc<Publisher>,
     started: Instant,
 }
 
 impl Process {
-    pub fn new(kernel: Kernel, args: Args, wallets: Option<Arc<WalletManager>>) -> Self {
-        Self { kernel, args, wallets, started: Instant::now() }
+    pub fn new(kernel: Kernel, args: Args, wallets: Option<Arc<WalletManager>>, publisher: Arc<Publisher>) -> Self {
+        Self { kernel, args, wallets, publisher, started: Instant::now() }
     }
 }
 
@@ -86,6 +89,15 @@ impl Control for Process {
             return Some("initial block download".to_owned());
         }
         self.wallets.as_ref()?.not_ready()
+    }
+
+    fn zmq_notifications(&self) -> Vec<ZmqNotification> {
+        let shown = |wanted: Wanted| ZmqNotification {
+            kind: wanted.topic.kind(),
+            address: wanted.address,
+            high_water_mark: wanted.high_water_mark,
+        };
+        self.publisher.active().into_iter().map(shown).collect()
     }
 
     fn metrics(&self) -> Option<String> {

@@ -47,10 +47,25 @@ pub trait Control: Send + Sync {
         None
     }
 
+    /// Who publishes what by ZMQ, in the order of `getzmqnotifications`.
+    fn zmq_notifications(&self) -> Vec<ZmqNotification> {
+        Vec::new()
+    }
+
     /// Figures in Prometheus' text format, where there are some. May block.
     fn metrics(&self) -> Option<String> {
         None
     }
+}
+
+/// One row of `getzmqnotifications`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ZmqNotification {
+    /// `pubhashblock` and the like.
+    pub kind: String,
+    pub address: String,
+    /// Messages that may wait for one subscriber.
+    pub high_water_mark: i32,
 }
 
 /// The Bitcoin network as `rpc` shows it. Amounts per kvB.

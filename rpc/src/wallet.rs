@@ -64,4 +64,5 @@ mod tests;
 #[cfg(test)]
 mod twin;
 
+pub use oversight::announced;
 pub use table::METHODS;

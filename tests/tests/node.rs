@@ -1,10 +1,13 @@
-//! The node beside real Bitcoin Core: sync, relay, reorganisation, shared data directories, options, start and stop.
+//! The node beside real Bitcoin Core: sync, relay, reorganisation, shared data directories, options, start and stop;
+//! what it tells others.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 #[path = "node/hostile.rs"]
 mod hostile;
 #[path = "node/snapshot.rs"]
 mod snapshot;
+#[path = "node/notifications.rs"]
+mod notifications;
 
 use std::time::Duration;
 

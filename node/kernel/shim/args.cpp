@@ -67,7 +67,24 @@ const Option WALLET_OPTIONS[]{
     {"-walletrejectlongchains", "Wallet will not create transactions that violate mempool chain limits (default: 1)", ANY | ArgsManager::DEBUG_ONLY},
 };
 
+//! Core has these only where it is built with libzmq; here the publishers are above this crate. The last two are ours.
+const Option ZMQ_OPTIONS[]{
+    {"-zmqpubhashblock=<address>", "Enable publish hash block in <address>", ANY},
+    {"-zmqpubhashtx=<address>", "Enable publish hash transaction in <address>", ANY},
+    {"-zmqpubrawblock=<address>", "Enable publish raw block in <address>", ANY},
+    {"-zmqpubrawtx=<address>", "Enable publish raw transaction in <address>", ANY},
+    {"-zmqpubsequence=<address>", "Enable publish hash block and tx sequence in <address>", ANY},
+    {"-zmqpubhashblockhwm=<n>", "Set publish hash block outbound message high water mark (default: 1000)", ANY},
+    {"-zmqpubhashtxhwm=<n>", "Set publish hash transaction outbound message high water mark (default: 1000)", ANY},
+    {"-zmqpubrawblockhwm=<n>", "Set publish raw block outbound message high water mark (default: 1000)", ANY},
+    {"-zmqpubrawtxhwm=<n>", "Set publish raw transaction outbound message high water mark (default: 1000)", ANY},
+    {"-zmqpubsequencehwm=<n>", "Set publish hash sequence message high water mark (default: 1000)", ANY},
+    {"-zmqpubpendingapproval=<address>", "Enable publish request that begins to wait for this node's operator, as JSON, in <address>", ANY},
+    {"-zmqpubpendingapprovalhwm=<n>", "Set publish pending approval outbound message high water mark (default: 1000)", ANY},
+};
+
 const Option COSIGNER_OPTIONS[]{
+    {"-approvalwebhook=<url>", "Post each request that begins to wait for this node's operator, as JSON, to this http:// address. Not encrypted: name a service of this machine, or of a network that you trust", ANY},
     {"-cosigner=<peerid>[@multiaddr]", "Allow this co-signer, and dial it at the address if one is given. Can be used multiple times. Wallets are made with all of these and this node", ANY | ArgsManager::NETWORK_ONLY},
     {"-cosignerbind=<multiaddr>", "Listen for co-signers here. Can be used multiple times (default: /ip4/0.0.0.0/tcp/<P2P port + 3>)", ANY | ArgsManager::NETWORK_ONLY},
     {"-cosignerdiscovery=<list>", "How to find co-signers: a comma-separated list of static, mdns, dht (default: static,mdns). Discovery yields addresses, never authority", ANY},
@@ -146,6 +163,7 @@ void CollectMessages()
 bool ParseAll(std::vector<const char*>& argv)
 {
     SetupServerArgs(gArgs);
+    for (const Option& option : ZMQ_OPTIONS) gArgs.AddArg(option.name, option.help, option.flags, OptionsCategory::ZMQ);
     std::string error;
     if (!gArgs.ParseParameters(static_cast<int>(argv.size()), argv.data(), error)) {
         return InitError(Untranslated(strprintf("Error parsing command line arguments: %s", error)));

@@ -53,7 +53,7 @@ void Events::UpdatedBlockTip(const CBlockIndex* tip, const CBlockIndex* fork, bo
     Notify(Event::TIP_CHANGED, out);
 }
 
-void Events::TransactionAddedToMempool(const NewMempoolTransactionInfo& tx, uint64_t)
+void Events::TransactionAddedToMempool(const NewMempoolTransactionInfo& tx, uint64_t sequence)
 {
     Writer out;
     out.consensus(TX_WITH_WITNESS(*tx.info.m_tx));
@@ -61,15 +61,17 @@ void Events::TransactionAddedToMempool(const NewMempoolTransactionInfo& tx, uint
     out.hash(tx.info.m_tx->GetWitnessHash());
     out.i64(tx.info.m_fee);
     out.u64(static_cast<uint64_t>(tx.info.m_virtual_transaction_size));
+    out.u64(sequence);
     Notify(Event::TX_ADDED, out);
 }
 
-void Events::TransactionRemovedFromMempool(const CTransactionRef& tx, MemPoolRemovalReason reason, uint64_t)
+void Events::TransactionRemovedFromMempool(const CTransactionRef& tx, MemPoolRemovalReason reason, uint64_t sequence)
 {
     Writer out;
     out.hash(tx->GetHash());
     out.hash(tx->GetWitnessHash());
     out.text(RemovalReasonToString(reason));
+    out.u64(sequence);
     Notify(Event::TX_REMOVED, out);
 }
 

@@ -71,6 +71,8 @@ pub enum Notification {
         fee: Amount,
         /// Virtual size in vbytes.
         vsize: u64,
+        /// The mempool's count of comings and goings, at this one.
+        sequence: u64,
     },
     /// A transaction left the mempool, but not by a block.
     TxRemoved {
@@ -80,6 +82,8 @@ pub enum Notification {
         wtxid: Wtxid,
         /// Core's word: `expiry`, `sizelimit`, `reorg`, `conflict`, `replaced`.
         reason: String,
+        /// The mempool's count of comings and goings, at this one.
+        sequence: u64,
     },
     /// Everything told before is on disk: the moment for indexes and wallets to store their best block.
     ChainStateFlushed {
@@ -191,8 +195,9 @@ fn decode(kind: u32, f: &mut Fields<'_>) -> Result<Notification, KernelError> {
             wtxid: f.wtxid()?,
             fee: f.amount()?,
             vsize: f.u64()?,
+            sequence: f.u64()?,
         },
-        7 => Notification::TxRemoved { txid: f.txid()?, wtxid: f.wtxid()?, reason: f.string()? },
+        7 => Notification::TxRemoved { txid: f.txid()?, wtxid: f.wtxid()?, reason: f.string()?, sequence: f.u64()? },
         8 => Notification::ChainStateFlushed { best: f.block_hash()?, background: f.bool()? },
         9 => Notification::HeaderTip { height: f.i64()?, time: f.i64()?, presync: f.bool()? },
         10 => Notification::RelayTransaction { txid: f.txid()?, wtxid: f.wtxid()? },

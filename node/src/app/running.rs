@@ -12,11 +12,15 @@ use keyless_rpc::backend::Services;
 use keyless_rpc::server::{Server, StartReason};
 use tokio::runtime::Runtime;
 
+use crate::alerts::Alerts;
+use crate::alerts::webhook::{Target, Webhook};
 use crate::bitcoin_chain::KernelChain;
 use crate::cosigner_options::CosignerOptions;
 use crate::events::Events;
 use crate::kernel_view::KernelView;
 use crate::p2p_options::OptionError;
+use crate::publisher::topics::Topic;
+use crate::publisher::{self, Publisher};
 use crate::rpc_backend::network::{NetworkBackend, NetworkFacts};
 use crate::rpc_backend::{KernelBackend, Process};
 use crate::wallets::{WalletManager, WalletOptions};
@@ -31,6 +35,8 @@ const UNKNOWN_HEIGHT: u32 = 0;
 pub struct Node {
     kernel: Kernel,
     events: Arc<Events>,
+    publisher: Arc<Publisher>,
+    alerts: Alerts,
     network: Option<net::Handle>,
     network_backend: Arc<NetworkBackend>,
     wallets: Option<Arc<WalletManager>>,
@@ -66,6 +72,8 @@ pub fn start(args: &Args, runtime: &Runtime) -> Result<Node, InitError> {
     let mut node = Node {
         kernel,
         events,
+        publisher: Arc::default(),
+        alerts: Alerts::default(),
         network: None,
         network_backend,
         wallets: None,
@@ -105,9 +113,11 @@ impl Node {
         };
         let params = self.kernel.chain_params().map_err(|error| print(error.to_string()))?;
         let network_config = p2p_options::config(args, &params).map_err(|error| print(error.0))?;
+        self.start_publishing(args, runtime).map_err(&print)?;
         if !args.get_bool("-disablewallet", false) {
             self.kernel.init_message("Verifying wallet(s)…");
-            let options = WalletOptions::read(args, &cosigning).map_err(&print)?;
+            let mut options = WalletOptions::read(args, &cosigning).map_err(&print)?;
+            options.alerts = self.alerts.clone();
             let view = Arc::new(KernelView::new(self.kernel.clone(), *args));
             let manager = WalletManager::new(options, view, runtime.handle().clone());
             self.wallets = Some(manager.map_err(|error| print(error.to_string()))?);
@@ -136,9 +146,31 @@ impl Node {
         Arc::new(Services {
             kernel: Arc::new(KernelBackend::new(self.kernel.clone())),
             network: self.network_backend.clone(),
-            control: Arc::new(Process::new(self.kernel.clone(), *args, self.wallets.clone())),
+            control: Arc::new(Process::new(self.kernel.clone(), *args, self.wallets.clone(), self.publisher.clone())),
             wallets: self.wallets.clone().map(|wallets| wallets as _),
         })
+    }
+
+    /// Opens what tells others: ZMQ's sockets and the operator's webhook.
+    fn start_publishing(&mut self, args: &Args, runtime: &Runtime) -> Result<(), String> {
+        let webhook = match args.get("-approvalwebhook").filter(|url| !url.is_empty()) {
+            None => None,
+            Some(url) => {
+                let target = url.parse::<Target>().map_err(|error| format!("Invalid -approvalwebhook: {error}"))?;
+                Some(Webhook::start(target, runtime.handle()))
+            }
+        };
+        let wanted = publisher::options::read(args);
+        let approvals = wanted.iter().any(|wanted| wanted.topic == Topic::PendingApproval);
+        self.publisher = match Publisher::open(wanted) {
+            Ok(publisher) => Arc::new(publisher),
+            // bitcoind does without; an operator who wants to be asked must not be left in the dark.
+            Err(error) if approvals => return Err(format!("Unable to publish by ZMQ at {error}")),
+            Err(_) => Arc::default(),
+        };
+        self.alerts = Alerts::new(args.chain(), self.publisher.clone(), webhook);
+        self.events.attach_publisher(self.publisher.clone());
+        Ok(())
     }
 
     /// Opens the co-signer network, then loads the wallets that want it.
@@ -181,10 +213,12 @@ impl Node {
         if let Some(wallets) = self.wallets.take() {
             runtime.block_on(wallets.shutdown());
         }
+        runtime.block_on(self.alerts.close());
         if let Some(server) = self.server.take() {
             runtime.block_on(server.stop());
         }
         let closed = self.kernel.shutdown();
+        self.publisher.close();
         let clean = (self.up || self.interrupted) && interrupted.is_ok() && closed.is_ok();
         if clean { self.kernel.exit_status() } else { self.kernel.exit_status().max(1) }
     }

@@ -5,14 +5,18 @@
 
 use std::collections::BTreeMap;
 
-use bitcoin::Txid;
+use bitcoin::hex::DisplayHex;
+use bitcoin::{Amount, ScriptBuf, Txid};
+use keyless_rpc::wallet::backend::{self, PendingApproval};
 use serde::{Deserialize, Serialize};
 use tss_wallet::audit::{self, Entry};
 use tss_wallet::store::{Batch, StoreError};
 use tss_wallet::{Family, MemberId, WalletDb};
 
+use super::core::Core;
+use super::error::peer_name;
 use super::guard::{Guard, GuardError, encode};
-use super::holding::HoldingError;
+use super::holding::{Holding, HoldingError};
 
 /// Questions that may be open at a time.
 pub const MAX_OPEN: usize = 256;
@@ -62,6 +66,22 @@ pub struct Approval {
     pub asked: u64,
     pub expires: u64,
     pub answer: Option<Answer>,
+}
+
+/// A question as it stands after it was put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked {
+    pub expires: u64,
+    /// It was not open before.
+    pub opened: bool,
+}
+
+/// What the operator says to a question about the roster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    Answered(Result<(), String>),
+    /// Nothing yet.
+    Waits(Asked),
 }
 
 /// Why they could not be read.
@@ -114,8 +134,8 @@ impl Approvals {
         self.all.get(request)?.answer.as_ref().map(as_result)
     }
 
-    /// Opens a question, or leaves the one that is open; says until when.
-    pub fn ask(&mut self, batch: &mut Batch, request: [u8; 32], ask: Approval) -> Result<u64, GuardError> {
+    /// Opens a question, or leaves the one that is open.
+    pub fn ask(&mut self, batch: &mut Batch, request: [u8; 32], ask: Approval) -> Result<Asked, GuardError> {
         let now = ask.asked;
         let old = |approval: &Approval| approval.expires.saturating_add(KEEP_SECONDS) <= now;
         for key in self.all.iter().filter(|(_, approval)| old(approval)).map(|(key, _)| *key).collect::<Vec<_>>() {
@@ -125,7 +145,7 @@ impl Approvals {
         let open = |approval: &&Approval| approval.answer.is_none() && approval.expires > now;
         if let Some(known) = self.all.get_mut(&request).filter(|known| open(&&**known)) {
             known.agreed = ask.agreed;
-            return Ok(known.expires);
+            return Ok(Asked { expires: known.expires, opened: false });
         }
         if self.all.values().filter(open).count() >= MAX_OPEN {
             return Err(GuardError::Approval);
@@ -133,7 +153,7 @@ impl Approvals {
         batch.put(Family::Claims, row_key(&request), encode(&ask)?);
         let expires = ask.expires;
         self.all.insert(request, ask);
-        Ok(expires)
+        Ok(Asked { expires, opened: true })
     }
 }
 
@@ -144,20 +164,47 @@ fn as_result(answer: &Answer) -> Result<(), String> {
     }
 }
 
+/// Tells the operator of a question that was opened.
+pub(super) fn announce(core: &Core, holding: &Holding, request: &[u8; 32]) {
+    core.alerts().tell(holding.name(), || {
+        let question = holding.guard().question(request)?;
+        Some(pending(core, request, &question))
+    });
+}
+
+/// A question as RPC and the operator's other channels show it.
+pub fn pending(core: &Core, id: &[u8; 32], approval: &Approval) -> PendingApproval {
+    let shown = |payment: &Payment| backend::Payment {
+        script: ScriptBuf::from_bytes(payment.script.clone()),
+        amount: Amount::from_sat(payment.sat),
+    };
+    PendingApproval {
+        id: id.to_lower_hex_string(),
+        member: peer_name(&core.me()),
+        coordinator: peer_name(&approval.coordinator),
+        txid: approval.txid,
+        transaction: approval.transaction.clone(),
+        text: approval.txid.is_none().then(|| approval.text.clone()),
+        payments: approval.payments.iter().map(shown).collect(),
+        change: Amount::from_sat(approval.change_sat),
+        fee: approval.fee_sat.map(Amount::from_sat),
+        agreed: approval.agreed.iter().map(peer_name).collect(),
+        rule: approval.rule.clone(),
+        asked: approval.asked,
+        expires: approval.expires,
+    }
+}
+
 impl Guard {
     /// The operator's answer to a question about the roster; the question is put and logged where there is none yet.
-    pub(super) fn ask_operator(
-        &self,
-        request: [u8; 32],
-        ask: Approval,
-    ) -> Result<Option<Result<(), String>>, HoldingError> {
+    pub(super) fn ask_operator(&self, request: [u8; 32], ask: Approval) -> Result<Said, HoldingError> {
         let mut state = self.state();
         if let Some(answer) = state.approvals.answer(&request, ask.asked) {
-            return Ok(Some(answer));
+            return Ok(Said::Answered(answer));
         }
-        let known = state.approvals.all.get(&request).is_some_and(|known| known.expires > ask.asked);
-        if known {
-            return Ok(None);
+        let known = state.approvals.all.get(&request).filter(|known| known.expires > ask.asked);
+        if let Some(known) = known {
+            return Ok(Said::Waits(Asked { expires: known.expires, opened: false }));
         }
         let entry = Entry {
             time: ask.asked,
@@ -171,9 +218,15 @@ impl Guard {
         };
         let mut batch = Batch::new();
         let asked = state.approvals.ask(&mut batch, request, ask);
-        asked.map_err(|error| HoldingError::Guard(self.db.path().to_owned(), error))?;
+        let asked = asked.map_err(|error| HoldingError::Guard(self.db.path().to_owned(), error))?;
         self.write_answer(&mut state, batch, &entry)?;
-        Ok(None)
+        Ok(Said::Waits(asked))
+    }
+
+    /// A question that has no answer yet.
+    fn question(&self, request: &[u8; 32]) -> Option<Approval> {
+        let state = self.state();
+        state.approvals.all.get(request).filter(|row| row.answer.is_none()).cloned()
     }
 
     /// Questions that are open now.

@@ -29,6 +29,7 @@ use super::sharing::AddressLabel;
 use super::unplaced::Unplaced;
 use super::wire::{self, LeaseRange, Message, NO_WALLET, Status, Topic, WalletStatus};
 use super::{fence, keygen, lease, redeal};
+use crate::alerts::Alerts;
 use crate::wallets::chain_view::ChainView;
 
 /// Requests of one peer that are being opened at a time: as many as it may have sessions, and what goes with them.
@@ -132,6 +133,8 @@ pub struct CoreConfig {
     pub policy: Policy,
     /// `-signingtimeout`.
     pub signing_timeout: Duration,
+    /// Where the operator hears of questions.
+    pub alerts: Alerts,
 }
 
 /// One co-signer. Held by `Arc`; ends with [`Core::stop`].
@@ -140,6 +143,7 @@ pub struct Core {
     me: MemberId,
     pub(super) layout: Layout,
     pub(super) signing_timeout: Duration,
+    alerts: Alerts,
     policy: Mutex<Policy>,
     carrier: Arc<dyn Carrier>,
     pub(super) chain: Arc<dyn ChainView>,
@@ -181,6 +185,7 @@ impl Core {
             identity: config.identity,
             layout: config.layout,
             signing_timeout: config.signing_timeout,
+            alerts: config.alerts,
             policy: Mutex::new(config.policy),
             carrier,
             chain,
@@ -222,6 +227,10 @@ impl Core {
 
     pub fn me(&self) -> MemberId {
         self.me
+    }
+
+    pub(super) fn alerts(&self) -> &Alerts {
+        &self.alerts
     }
 
     pub fn identity(&self) -> &SigningIdentity {

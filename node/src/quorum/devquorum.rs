@@ -19,6 +19,7 @@ use super::error::QuorumError;
 use super::holding::{Holding, HoldingError};
 use super::keygen;
 use super::wire::Invitation;
+use crate::alerts::Alerts;
 use crate::wallets::chain_view::ChainView;
 
 const IDENTITY: &str = "identity";
@@ -73,6 +74,14 @@ pub enum EmbeddedError {
     Incomplete(PathBuf),
 }
 
+/// What all embedded co-signers of a node share.
+pub struct Surroundings {
+    /// `-signingtimeout`.
+    pub signing_timeout: Duration,
+    pub alerts: Alerts,
+    pub chain: Arc<dyn ChainView>,
+}
+
 /// The embedded co-signers of one wallet. The first one is this node's own.
 pub struct Embedded {
     cores: Vec<Arc<Core>>,
@@ -90,8 +99,7 @@ impl Embedded {
         wallet_dir: &Path,
         name: Option<&str>,
         members: u8,
-        signing_timeout: Duration,
-        chain: &Arc<dyn ChainView>,
+        surroundings: &Surroundings,
     ) -> Result<Self, EmbeddedError> {
         let identities = (1..=members)
             .map(|position| {
@@ -108,9 +116,10 @@ impl Embedded {
                 identity: SigningIdentity::from_seed(identity.seed()),
                 layout: Layout::Embedded { dir: dir.clone() },
                 policy: Policy { accepts_any: true, ..Policy::default() },
-                signing_timeout,
+                signing_timeout: surroundings.signing_timeout,
+                alerts: surroundings.alerts.clone(),
             };
-            let core = Core::new(config, Arc::new(carrier), Arc::clone(chain));
+            let core = Core::new(config, Arc::new(carrier), Arc::clone(&surroundings.chain));
             if let Some(name) = name {
                 keygen::open_one(&core, name, &dir)?;
             }
@@ -128,10 +137,9 @@ impl Embedded {
         wallet_dir: &Path,
         devquorum: Devquorum,
         mut invitation: Invitation,
-        signing_timeout: Duration,
-        chain: &Arc<dyn ChainView>,
+        surroundings: &Surroundings,
     ) -> Result<(Self, Arc<Holding>), EmbeddedError> {
-        let embedded = Self::start(wallet_dir, None, devquorum.members, signing_timeout, chain)?;
+        let embedded = Self::start(wallet_dir, None, devquorum.members, surroundings)?;
         invitation.threshold = devquorum.threshold;
         invitation.members = embedded.cores.iter().map(|core| core.me()).collect();
         match keygen::make(embedded.own(), invitation) {
@@ -147,14 +155,13 @@ impl Embedded {
     pub fn open(
         name: &str,
         wallet_dir: &Path,
-        signing_timeout: Duration,
-        chain: &Arc<dyn ChainView>,
+        surroundings: &Surroundings,
     ) -> Result<(Self, Arc<Holding>), EmbeddedError> {
         let mut members = 1;
         while member_dir(wallet_dir, members + 1).is_dir() && members < 15 {
             members += 1;
         }
-        let embedded = Self::start(wallet_dir, Some(name), members, signing_timeout, chain)?;
+        let embedded = Self::start(wallet_dir, Some(name), members, surroundings)?;
         for core in &embedded.cores {
             keygen::resolve_pending(core);
         }

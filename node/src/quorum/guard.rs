@@ -14,7 +14,7 @@ use tss_wallet::policy::{Denial, Facts, Policy, Reservation, SpendBook, Verdict}
 use tss_wallet::store::{Batch, Sync};
 use tss_wallet::{Family, WalletDb};
 
-use super::approvals::{Approval, Approvals};
+use super::approvals::{Approval, Approvals, Asked};
 use super::fence::{self, Fence};
 use super::holding::HoldingError;
 
@@ -34,10 +34,8 @@ pub struct Versioned {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     Sign,
-    /// Its operator is asked; until when.
-    Wait {
-        expires: u64,
-    },
+    /// Its operator is asked.
+    Wait(Asked),
     Refuse(Denial),
 }
 
@@ -181,10 +179,10 @@ impl Guard {
                     (Decision::Refuse(denial.clone()), "refuse", denial.to_string())
                 }
                 None => {
-                    let expires =
-                        state.approvals.ask(&mut batch, facts.request, Approval { rule: rule.clone(), ..ask });
-                    let expires = expires.map_err(|error| self.failed(error))?;
-                    (Decision::Wait { expires }, "ask", format!("rule \"{rule}\""))
+                    let ask = Approval { rule: rule.clone(), ..ask };
+                    let asked = state.approvals.ask(&mut batch, facts.request, ask);
+                    let asked = asked.map_err(|error| self.failed(error))?;
+                    (Decision::Wait(asked), "ask", format!("rule \"{rule}\""))
                 }
             },
         };

@@ -13,7 +13,7 @@ use tss_wallet::wallet::keychain::ChainId;
 use tss_wallet::wallet::signing::{GroupSignature, SigningItem, apply_signatures};
 use tss_wallet::{MemberId, PartyIndex, SessionId, Signature};
 
-use super::approvals::{Approval, Payment};
+use super::approvals::{self, Approval, Payment};
 use super::check::{Checked, Own};
 use super::core::Core;
 use super::fence;
@@ -96,7 +96,11 @@ pub fn decide(core: &Core, holding: &Holding, asking: &Asking, checked: &Checked
     match holding.guard().decide(&facts, entry, question) {
         Ok(Decision::Sign) => Ok(facts),
         Ok(Decision::Refuse(denial)) => Err(Refusal::Policy(denial)),
-        Ok(Decision::Wait { expires }) => {
+        Ok(Decision::Wait(asked)) => {
+            if asked.opened {
+                approvals::announce(core, holding, &facts.request);
+            }
+            let expires = asked.expires;
             tracing::info!(
                 wallet = holding.name(), request = %SessionId(facts.request), coordinator = %asking.coordinator, expires,
                 "a request waits for this node's operator (listpendingapprovals)"

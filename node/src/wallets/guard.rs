@@ -22,7 +22,7 @@ use tss_wallet::wallet::psbt::coins_of;
 use super::handle::Handle;
 use super::loaded::{Keys, Loaded, Quorum, storage_error};
 use super::sign::psbt_error;
-use crate::quorum::approvals::{Answer, AnswerError, Approval};
+use crate::quorum::approvals::{Answer, AnswerError, pending};
 use crate::quorum::refusal::Refusal;
 use crate::quorum::wire::{Message, Topic};
 use crate::quorum::{Core, Holding, blame, check, judge, peer_name};
@@ -34,32 +34,6 @@ fn guarded(keys: &Keys) -> Vec<(Arc<Core>, Arc<Holding>)> {
     match &keys.quorum {
         Quorum::Network(core) => vec![(Arc::clone(core), Arc::clone(&keys.holding))],
         Quorum::Embedded(embedded) => embedded.cores().iter().filter_map(own).collect(),
-    }
-}
-
-fn payments(approval: &Approval) -> Vec<Payment> {
-    let shown = |payment: &crate::quorum::approvals::Payment| Payment {
-        script: ScriptBuf::from_bytes(payment.script.clone()),
-        amount: Amount::from_sat(payment.sat),
-    };
-    approval.payments.iter().map(shown).collect()
-}
-
-fn pending(core: &Core, id: &[u8; 32], approval: &Approval) -> PendingApproval {
-    PendingApproval {
-        id: id.to_lower_hex_string(),
-        member: peer_name(&core.me()),
-        coordinator: peer_name(&approval.coordinator),
-        txid: approval.txid,
-        transaction: approval.transaction.clone(),
-        text: approval.txid.is_none().then(|| approval.text.clone()),
-        payments: payments(approval),
-        change: Amount::from_sat(approval.change_sat),
-        fee: approval.fee_sat.map(Amount::from_sat),
-        agreed: approval.agreed.iter().map(peer_name).collect(),
-        rule: approval.rule.clone(),
-        asked: approval.asked,
-        expires: approval.expires,
     }
 }
 

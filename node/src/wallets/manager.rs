@@ -28,6 +28,7 @@ use super::loaded::{Keys, Loaded, Quorum};
 use super::options::WalletOptions;
 use super::{backup, info};
 use crate::metrics::Snapshot;
+use crate::quorum::devquorum::Surroundings;
 use crate::quorum::sharing;
 use crate::quorum::{Core, CoreConfig, Host, Layout, Policy, holding, keygen};
 
@@ -195,6 +196,7 @@ impl WalletManager {
                 refresh_interval: self.options.refresh_interval,
             },
             signing_timeout: self.options.signing_timeout,
+            alerts: self.options.alerts.clone(),
         };
         let core = Core::new(config, Arc::clone(&carrier), Arc::clone(&self.chain));
         let weak: std::sync::Weak<dyn Host> = Arc::downgrade(self) as _;
@@ -204,6 +206,14 @@ impl WalletManager {
         carrier.set_height(self.chain.tip().height);
         // Set once: a manager is started once.
         let _ = self.core.set(core);
+    }
+
+    fn surroundings(&self) -> Surroundings {
+        Surroundings {
+            signing_timeout: self.options.signing_timeout,
+            alerts: self.options.alerts.clone(),
+            chain: Arc::clone(&self.chain),
+        }
     }
 
     /// Directories under `wallets/` that hold something of ours.

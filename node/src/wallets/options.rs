@@ -15,6 +15,7 @@ use tss_wallet::wallet::spend::fees::FeeRate;
 use tss_wallet::wallet::spend::mempool::ChainLimits;
 
 use super::container::Place;
+use crate::alerts::Alerts;
 use crate::cosigner_options::CosignerOptions;
 use crate::quorum::devquorum::Devquorum;
 use crate::quorum::holding;
@@ -83,6 +84,8 @@ pub struct WalletOptions {
     pub refresh_interval: Option<Duration>,
     /// `-repairshares`.
     pub repair_shares: bool,
+    /// Where the operator hears of what waits for approval.
+    pub alerts: Alerts,
 }
 
 impl WalletOptions {
@@ -154,6 +157,7 @@ impl WalletOptions {
             experimental_tss: cosigning.experimental_tss,
             refresh_interval: cosigning.refresh_interval,
             repair_shares: cosigning.repair_shares,
+            alerts: Alerts::default(),
         })
     }
 

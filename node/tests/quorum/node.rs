@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bitcoin::{Amount, ScriptBuf, Txid};
+use keyless_node::alerts::Alerts;
 use keyless_node::quorum::devquorum::Devquorum;
 use keyless_node::wallets::{ChainView, WalletManager, WalletOptions};
 use keyless_p2p::cosigners::Identity;
@@ -53,6 +54,7 @@ pub fn options(dir: &Path, identity: Identity) -> WalletOptions {
         experimental_tss: false,
         refresh_interval: None,
         repair_shares: true,
+        alerts: Alerts::default(),
     }
 }
 

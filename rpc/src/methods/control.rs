@@ -1,11 +1,11 @@
-//! help, stop, uptime; and what this build has no part for.
+//! help, stop, uptime, who publishes by ZMQ; and what this build has no part for.
 //!
 //! `help` is Core's, with the wallet's rows set in: the kernel knows its own methods and this crate the others.
 
 use std::time::Duration;
 
 use crate::args::Args;
-use crate::backend::{Ctx, KernelRpc};
+use crate::backend::{Ctx, KernelRpc, ZmqNotification};
 use crate::error::RpcError;
 use crate::json::Value;
 use crate::local;
@@ -16,6 +16,23 @@ use crate::table::{Arg, Category, Handler, Kind, Method, RpcResult};
 const MAX_STOP_WAIT_MS: u64 = 60_000;
 /// What `help` answers with the table of conversions to.
 const DUMP: &str = "dump_all_command_conversions";
+
+/// Core's text below the usage line: the vendored Core is built without this method.
+const ZMQ_HELP: &str = r#"Returns information about the active ZeroMQ notifications.
+
+Result:
+[                         (json array)
+  {                       (json object)
+    "type" : "str",       (string) Type of notification
+    "address" : "str",    (string) Address of the publisher
+    "hwm" : n             (numeric) Outbound message high water mark
+  },
+  ...
+]
+
+Examples:
+> bitcoin-cli getzmqnotifications 
+> curl --user myusername --data-binary '{"jsonrpc": "2.0", "id": "curltest", "method": "getzmqnotifications", "params": []}' -H 'content-type: application/json' http://127.0.0.1:8332/"#;
 
 pub static METHODS: &[Method] = &[
     Method {
@@ -52,9 +69,9 @@ pub static METHODS: &[Method] = &[
     },
     Method {
         name: "getzmqnotifications",
-        category: Category::Hidden,
+        category: Category::Zmq,
         args: &[],
-        summary: "The active ZMQ notifications.",
+        summary: ZMQ_HELP,
         new: false,
         handler: local!(zmq_notifications),
     },
@@ -85,8 +102,11 @@ async fn enumerate_signers(_ctx: Ctx, _args: Args) -> RpcResult {
     Err(RpcError::misc("Error: restart bitcoind with -signer=<cmd>"))
 }
 
-async fn zmq_notifications(_ctx: Ctx, _args: Args) -> RpcResult {
-    Ok(Value::Arr(Vec::new()))
+async fn zmq_notifications(ctx: Ctx, _args: Args) -> RpcResult {
+    let shown = |row: ZmqNotification| {
+        Value::obj().with("type", row.kind).with("address", row.address).with("hwm", row.high_water_mark)
+    };
+    Ok(Value::arr(ctx.services.control.zmq_notifications().into_iter().map(shown)))
 }
 
 async fn help(ctx: Ctx, args: Args) -> RpcResult {
@@ -111,7 +131,7 @@ async fn help(ctx: Ctx, args: Args) -> RpcResult {
 /// Whether a row's help and argument names come from here.
 fn is_ours(method: &Method) -> bool {
     match method.category {
-        Category::Wallet => true,
+        Category::Wallet | Category::Zmq => true,
         Category::RawTransactions => matches!(method.handler, Handler::Local(_)),
         _ => false,
     }

@@ -1,5 +1,6 @@
 //! What an operator oversees: requests that wait for an answer, the audit log, accusations. Methods of ours.
 
+use bitcoin::Network;
 use bitcoin::hex::DisplayHex;
 
 use crate::args::Args;
@@ -68,19 +69,27 @@ fn or_null(value: Option<impl Into<Value>>) -> Value {
 async fn listpendingapprovals(ctx: Ctx, _args: Args) -> RpcResult {
     let wallet = select::wallet(&ctx)?;
     let network = ctx.wallets()?.network();
-    let shown = |row: PendingApproval| {
-        let out = Value::obj().with("id", row.id).with("member", row.member).with("coordinator", row.coordinator);
-        let out = out.with_opt("txid", row.txid).with_opt("message", row.text);
-        let out = if row.transaction.is_empty() { out } else { out.with("hex", row.transaction.to_lower_hex_string()) };
-        out.with("payments", payments_value(&row.payments, network))
-            .with("change", row.change)
-            .with("fee", or_null(row.fee))
-            .with("agreed", Value::arr(row.agreed))
-            .with("rule", row.rule)
-            .with("asked", row.asked)
-            .with("expires", row.expires)
-    };
+    let shown = |row| pending_value(Value::obj(), row, network);
     Ok(Value::arr(wallet.pending_approvals()?.into_iter().map(shown)))
+}
+
+/// A request that waits, added to an object.
+fn pending_value(out: Value, row: PendingApproval, network: Network) -> Value {
+    let out = out.with("id", row.id).with("member", row.member).with("coordinator", row.coordinator);
+    let out = out.with_opt("txid", row.txid).with_opt("message", row.text);
+    let out = if row.transaction.is_empty() { out } else { out.with("hex", row.transaction.to_lower_hex_string()) };
+    out.with("payments", payments_value(&row.payments, network))
+        .with("change", row.change)
+        .with("fee", or_null(row.fee))
+        .with("agreed", Value::arr(row.agreed))
+        .with("rule", row.rule)
+        .with("asked", row.asked)
+        .with("expires", row.expires)
+}
+
+/// A request as it is announced outside RPC: the wallet's name, and the row of `listpendingapprovals`.
+pub fn announced(wallet: &str, row: PendingApproval, network: Network) -> String {
+    pending_value(Value::obj().with("wallet", wallet), row, network).compact()
 }
 
 async fn approvesigning(ctx: Ctx, args: Args) -> RpcResult {

@@ -8,7 +8,7 @@ use bitcoin::hashes::{Hash, HashEngine, sha256};
 use tss_wallet::policy::Denial;
 use tss_wallet::{MemberId, PublicKeys, RedealParams, Roster};
 
-use super::super::approvals::{Approval, OPEN_SECONDS_UNATTENDED};
+use super::super::approvals::{self, Approval, OPEN_SECONDS_UNATTENDED, Said};
 use super::super::core::Core;
 use super::super::error::peer_name;
 use super::super::holding::Holding;
@@ -139,9 +139,14 @@ pub(super) fn consents(
         Some(holding) => {
             let (request, question) = question(core, from, kind, old, roster);
             match holding.guard().ask_operator(request, question) {
-                Ok(Some(Ok(()))) => Ok(()),
-                Ok(Some(Err(reason))) => Err(Refusal::Policy(Denial::Rejected(reason))),
-                Ok(None) => Err(Refusal::NeedsApproval),
+                Ok(Said::Answered(Ok(()))) => Ok(()),
+                Ok(Said::Answered(Err(reason))) => Err(Refusal::Policy(Denial::Rejected(reason))),
+                Ok(Said::Waits(asked)) => {
+                    if asked.opened {
+                        approvals::announce(core, holding, &request);
+                    }
+                    Err(Refusal::NeedsApproval)
+                }
                 Err(error) => Err(Refusal::Storage(error.to_string())),
             }
         }

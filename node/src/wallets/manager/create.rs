@@ -57,7 +57,7 @@ impl WalletManager {
             }
             None => {
                 let devquorum = self.devquorum(request.quorum.as_ref())?;
-                let made = Embedded::create(&dir, devquorum, invitation, self.options.signing_timeout, &self.chain);
+                let made = Embedded::create(&dir, devquorum, invitation, &self.surroundings());
                 let (embedded, holding) = made.map_err(|error| {
                     clear(&dir);
                     match error {

@@ -76,7 +76,7 @@ impl WalletManager {
         }
         let deadline = Instant::now() + REOPEN;
         loop {
-            match Embedded::open(name, dir, self.options.signing_timeout, &self.chain) {
+            match Embedded::open(name, dir, &self.surroundings()) {
                 Ok((embedded, holding)) => return Ok(Keys { quorum: Quorum::Embedded(Arc::new(embedded)), holding }),
                 // The last user of the wallet that was just unloaded is about to let go.
                 Err(error) if Instant::now() < deadline && error.to_string().contains("in use") => {
