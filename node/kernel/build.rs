@@ -44,7 +44,7 @@ const CMAKE_OPTIONS: [&str; 14] = [
     "-DBUILD_FUZZ_BINARY=OFF",
 ];
 
-const SHIM_FILES: [&str; 17] = [
+const SHIM_FILES: [&str; 19] = [
     "addresses.cpp",
     "args.cpp",
     "blocks.cpp",

@@ -5,12 +5,12 @@
 mod client;
 #[path = "bitcoin/extra.rs"]
 mod extra;
-#[path = "bitcoin/snapshot.rs"]
-mod snapshot;
 #[path = "bitcoin/hidden.rs"]
 mod hidden;
 #[path = "bitcoin/sam.rs"]
 mod sam;
+#[path = "bitcoin/snapshot.rs"]
+mod snapshot;
 #[path = "bitcoin/twin.rs"]
 mod twin;
 

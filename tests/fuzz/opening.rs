@@ -26,7 +26,7 @@ fn mutated_messages_before_the_handshake_is_over_leave_a_node_that_answers() {
         target.attack(&what, |_, share, mut rng| {
             for _ in 0..share {
                 let input = message(command, &mutate(&mut rng, &seed));
-                let mut parts = vec![input, message("version", &version()), message("verack", &[])];
+                let mut parts = [input, message("version", &version()), message("verack", &[])];
                 if known {
                     parts.swap(0, 1);
                 }

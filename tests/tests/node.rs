@@ -4,10 +4,10 @@
 
 #[path = "node/hostile.rs"]
 mod hostile;
-#[path = "node/snapshot.rs"]
-mod snapshot;
 #[path = "node/notifications.rs"]
 mod notifications;
+#[path = "node/snapshot.rs"]
+mod snapshot;
 
 use std::time::Duration;
 

@@ -57,7 +57,12 @@ impl Loaded {
 
     /// Watches the rest of the look-ahead. Blocks; others get at the wallet meanwhile.
     pub(super) fn watch_ahead(&self) {
-        while !self.closed.load(Ordering::Relaxed) && !self.wallet().top_up(WATCHED_AT_ONCE) {}
+        loop {
+            let done = self.wallet().top_up(WATCHED_AT_ONCE);
+            if done || self.closed.load(Ordering::Relaxed) {
+                break;
+            }
+        }
     }
 
     /// The same in the background. Ends by itself, when the wallet is closed at the latest.

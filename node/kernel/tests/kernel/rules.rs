@@ -65,7 +65,8 @@ fn who_is_useful_or_comes_from_another_network_stays() {
     let evict = |peers: &[InboundPeer]| node.kernel.choose_to_evict(peers).unwrap();
     let others: Vec<_> = (0..40).map(|id| peer(id, id as u8)).collect();
     let victim = evict(&others).unwrap();
-    let changes: [(&str, fn(&mut InboundPeer)); 8] = [
+    type Change = fn(&mut InboundPeer);
+    let changes: [(&str, Change); 8] = [
         ("a block", |peer| peer.last_block = Duration::from_secs(5)),
         ("a transaction", |peer| peer.last_tx = Duration::from_secs(5)),
         ("near", |peer| peer.min_ping = Some(Duration::from_millis(1))),

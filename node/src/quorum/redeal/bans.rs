@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bitcoin::hashes::{Hash, HashEngine, sha256};
 use tss_wallet::store::Ban;
 
-use super::super::approvals::{Approval, OPEN_SECONDS_UNATTENDED};
+use super::super::approvals::{self, Approval, OPEN_SECONDS_UNATTENDED, Said};
 use super::super::core::Core;
 use super::super::error::peer_name;
 use super::super::holding::{Holding, HoldingError};
@@ -51,7 +51,15 @@ fn may_end(core: &Core, holding: &Holding, ban: &Ban) -> Result<bool, HoldingErr
         return Ok(true);
     }
     let (request, question) = question(core, holding, ban);
-    Ok(matches!(holding.guard().ask_operator(request, question)?, Some(Ok(()))))
+    match holding.guard().ask_operator(request, question)? {
+        Said::Answered(answer) => Ok(answer.is_ok()),
+        Said::Waits(asked) => {
+            if asked.opened {
+                approvals::announce(core, holding, &request);
+            }
+            Ok(false)
+        }
+    }
 }
 
 /// What the operator is shown, and what its answer binds to: this very ban.

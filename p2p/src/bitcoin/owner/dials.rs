@@ -154,9 +154,8 @@ impl Owner {
 
     /// Outbound peers that the operator did not name, connected or called.
     pub(super) fn chosen(&self) -> usize {
-        let counts = |kind| {
-            !matches!(kind, ConnectionType::Inbound | ConnectionType::Manual | ConnectionType::PrivateBroadcast)
-        };
+        let counts =
+            |kind| !matches!(kind, ConnectionType::Inbound | ConnectionType::Manual | ConnectionType::PrivateBroadcast);
         self.peers.values().filter(|peer| counts(peer.kind)).count()
             + self.dials.pending.values().filter(|dial| counts(dial.kind)).count()
     }

@@ -187,8 +187,8 @@ impl Owner {
 
     /// Peers on a network that stay: full ones of our choice, and those the operator named.
     fn kept_on(&self, net: Option<Net>) -> usize {
-        let stays = |peer: &&Box<Peer>| matches!(peer.kind, ConnectionType::OutboundFullRelay | ConnectionType::Manual);
-        self.peers.values().filter(stays).filter(|peer| counted_net(&peer.target) == net).count()
+        let stays = |kind| matches!(kind, ConnectionType::OutboundFullRelay | ConnectionType::Manual);
+        self.peers.values().filter(|peer| stays(peer.kind) && counted_net(&peer.target) == net).count()
     }
 
     /// A reachable network of which addresses are known and no peer is connected, from time to time.

@@ -23,7 +23,7 @@ pub(super) struct Hidden {
     /// Our lasting address on I2P.
     own: Option<Own>,
     /// Sessions whose calls failed: the next calls need no new ones.
-    unused: Vec<Box<Session>>,
+    unused: Vec<Session>,
 }
 
 impl Hidden {
@@ -42,7 +42,7 @@ impl Hidden {
 
     pub(super) fn keep_session(&mut self, session: Option<Box<Session>>) {
         let room = self.unused.len() < MAX_UNUSED_SESSIONS;
-        self.unused.extend(session.filter(|_| room));
+        self.unused.extend(session.filter(|_| room).map(|session| *session));
     }
 }
 
@@ -55,7 +55,7 @@ impl Owner {
             return Some(Way::Own(own.clone()));
         }
         let bridge = &self.config.i2p.as_ref()?.bridge;
-        let session = self.hidden.unused.pop();
+        let session = self.hidden.unused.pop().map(Box::new);
         Some(Way::Alone(session.unwrap_or_else(|| Box::new(Session::transient(bridge.clone())))))
     }
 

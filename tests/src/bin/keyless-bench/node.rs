@@ -262,7 +262,7 @@ const KINDS: [Kind; 2] = [Kind::Keyless, Kind::Core];
 
 /// Places in [`KINDS`], another one first in every second run: who comes first finds another machine.
 fn order(run: usize) -> [usize; 2] {
-    if run % 2 == 0 { [0, 1] } else { [1, 0] }
+    if run.is_multiple_of(2) { [0, 1] } else { [1, 0] }
 }
 
 /// Medians of `runs` runs of both.
