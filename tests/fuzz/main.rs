@@ -32,8 +32,9 @@ fn executions() -> usize {
     std::env::var("KEYLESS_FUZZ").ok().and_then(|n| n.parse().ok()).unwrap_or(SHORT)
 }
 
-fn node() -> Daemon {
-    let options = Options::keyless()
+fn node(more: &[&str]) -> Daemon {
+    let options = more.iter().fold(Options::keyless(), |options, option| options.arg(*option));
+    let options = options
         .arg("-disablewallet")
         .arg("-whitelist=noban,in@127.0.0.0/8")
         .arg("-peerbloomfilters")
@@ -58,7 +59,11 @@ struct Target {
 
 impl Target {
     fn start() -> Self {
-        let node = node();
+        Self::start_with(&[])
+    }
+
+    fn start_with(more: &[&str]) -> Self {
+        let node = node(more);
         let before = resident_mib(&node);
         Self { node, before }
     }
