@@ -384,6 +384,32 @@ fn an_unanswered_ping_ends_the_connection_after_twenty_minutes() {
 }
 
 #[test]
+fn a_block_that_is_still_being_connected_is_served_once_it_is() {
+    let node = Node::start();
+    node.chain.mine(1);
+    let tip = node.chain.tip();
+    let parent = node.chain.header(&tip.hash).unwrap().header;
+    let block = next_block(&parent, tip.height + 1, parent.time + 1, 0);
+    let hash = block.block_hash();
+    let mut client = Client::ready(node.address());
+    node.chain.accept_headers(&[block.header]).unwrap();
+    node.handle.notify(net::ChainEvent::NewBlock { hash, height: tip.height + 1 });
+    node.handle.info();
+    client.say(NetworkMessage::GetData(vec![Inventory::WitnessBlock(hash)]));
+    client.say(NetworkMessage::Ping(5));
+    let counted = |sent: bool, command: &str| {
+        let peers = node.handle.peers();
+        let counts = if sent { &peers[0].bytes_sent_per_msg } else { &peers[0].bytes_recv_per_msg };
+        counts.contains_key(command)
+    };
+    until("both are heard", || counted(false, "getdata") && counted(false, "ping"));
+    assert!(!counted(true, "block"), "it is not there yet");
+    node.chain.accept_block(&serialize(&block), true, true);
+    client.wait(|message| matches!(message, NetworkMessage::Block(served) if served.block_hash() == hash));
+    client.wait(|message| *message == NetworkMessage::Pong(5));
+}
+
+#[test]
 fn a_peer_that_holds_back_blocks_is_replaced() {
     let (honest, node) = (Node::start(), Node::start());
     let tip = honest.chain.mine(1_100);

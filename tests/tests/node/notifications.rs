@@ -130,6 +130,7 @@ fn blocks_and_transactions_are_published_as_bitcoind_publishes_them() {
     assert_eq!(all.take(3), gone);
     node.call("reconsiderblock", json!([hash]));
     assert_eq!(all.take(5), block);
+    assert_eq!(tips.take(1), messages([("hashblock", hash)]));
 
     let blocks = mine(&node, 100);
     assert_eq!(all.take(500).last().unwrap().0, "rawblock");
