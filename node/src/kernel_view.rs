@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use bitcoin::consensus::encode::serialize_hex;
 use bitcoin::consensus::serialize;
 use bitcoin::hashes::Hash;
-use bitcoin::{Amount, Block, BlockHash, Denomination, FeeRate, Network, OutPoint, Transaction, TxOut, Txid};
+use bitcoin::{Amount, Block, BlockHash, Denomination, FeeRate, Network, OutPoint, Script, Transaction, TxOut, Txid};
 use keyless_kernel::mempool::{Acceptance, RejectKind};
 use keyless_kernel::{Args, Kernel, KernelError, MempoolAncestry, RpcCall};
 use serde_json::Value;
@@ -103,6 +103,14 @@ impl ChainView for KernelView {
         }
         let entry = or_empty(self.kernel.mempool_tx(&outpoint.txid))?;
         entry.tx.output.get(usize::try_from(outpoint.vout).ok()?).cloned()
+    }
+
+    fn script_asm(&self, script: &Script) -> String {
+        let params = serde_json::json!([script.to_hex_string()]).to_string();
+        let answer = self.kernel.rpc(RpcCall::internal("decodescript", &params)).ok();
+        let decoded: Option<Value> = answer.and_then(|text| serde_json::from_str(&text).ok());
+        let asm = decoded.as_ref().and_then(|value| value.get("asm")).and_then(Value::as_str);
+        asm.unwrap_or_default().to_owned()
     }
 
     fn verify_input(

@@ -3,7 +3,7 @@
 //! Owns Core's error texts for these options (init.cpp, steps 6 and 12). What Core's own parameter interaction sets
 //! (`-connect=0` turns listening off, `-bind` turns it on) has happened before.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use bitcoin::p2p::Magic;
@@ -112,11 +112,14 @@ fn binds(args: &Args, default_port: u16) -> Result<Vec<Bind>, OptionError> {
             Some(_) => return Err(cannot_resolve("bind", &value)),
         };
         let default = if onion { port.saturating_add(1) } else { port };
-        let address = numeric_address(text, default).ok_or_else(|| cannot_resolve("bind", &value))?;
+        let address = Args::numeric_address(text, default).ok_or_else(|| cannot_resolve("bind", &value))?;
         binds.push(Bind { address, permissions: None, onion });
     }
     for value in args.get_all("-whitebind") {
-        let (permissions, address) = parse_whitebind(&value).map_err(|e| OptionError(e.to_string()))?;
+        let (permissions, address) = {
+            let read = |text: &str| Args::numeric_address(text, 0);
+            parse_whitebind(&value, read).map_err(|e| OptionError(e.to_string()))?
+        };
         binds.push(Bind { address, permissions: Some(permissions), onion: false });
     }
     if binds.is_empty() {
@@ -179,18 +182,6 @@ fn looked_up(text: &str, default_port: u16) -> Option<NetAddr> {
 
 fn cannot_resolve(option: &str, value: &str) -> OptionError {
     OptionError(format!("Cannot resolve -{option} address: '{value}'"))
-}
-
-/// `1.2.3.4`, `1.2.3.4:8333`, `::1`, `[::1]:8333`; names are not looked up.
-fn numeric_address(text: &str, default_port: u16) -> Option<SocketAddr> {
-    if let Ok(address) = text.parse::<SocketAddr>() {
-        return Some(address);
-    }
-    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-    if bare == "localhost" {
-        return Some(SocketAddr::from((Ipv4Addr::LOCALHOST, default_port)));
-    }
-    bare.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, default_port))
 }
 
 fn count(args: &Args, name: &str, default: usize) -> usize {
@@ -265,12 +256,15 @@ mod tests {
 
     #[test]
     fn addresses_take_the_default_port_unless_they_bring_one() {
-        let text = |t| numeric_address(t, 18444).map(|a| a.to_string());
+        let text = |t| Args::numeric_address(t, 18444).map(|a| a.to_string());
         assert_eq!(text("127.0.0.1").unwrap(), "127.0.0.1:18444");
         assert_eq!(text("127.0.0.1:1").unwrap(), "127.0.0.1:1");
         assert_eq!(text("::1").unwrap(), "[::1]:18444");
         assert_eq!(text("[::1]").unwrap(), "[::1]:18444");
         assert_eq!(text("[::1]:5").unwrap(), "[::1]:5");
+        assert_eq!(text("127.1").unwrap(), "127.0.0.1:18444");
+        assert_eq!(text("0x7f.1:5").unwrap(), "127.0.0.1:5");
+        assert_eq!(text("localhost"), None);
         assert_eq!(text("not.an.address"), None);
     }
 }

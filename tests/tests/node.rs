@@ -141,6 +141,40 @@ fn a_wallet_that_was_closed_follows_a_reorganisation_when_it_is_opened() {
     assert!(mined.iter().all(|tx| tx["blockhash"] != stale[0]));
 }
 
+/// What a wallet could not look for is said, descriptor by descriptor; what it could stands.
+#[test]
+fn a_descriptor_from_before_what_was_pruned_is_said_to_be_incomplete() {
+    let node = Daemon::start_new(Options::keyless().conf("prune=1").conf("fastprune=1"));
+    mine(&node, 500);
+    let time = node.call("getblockheader", json!([node.best()]))["time"].as_i64().unwrap();
+    node.call("setmocktime", json!([time + 24 * 60 * 60]));
+    mine(&node, 500);
+    let kept = node.call("pruneblockchain", json!([500])).as_i64().unwrap();
+    assert!(kept > 0, "nothing was pruned");
+    node.call("createwallet", json!(["watch", true, true]));
+    let paid = node.call("getdescriptorinfo", json!(["raw(52)"]))["descriptor"].clone();
+    let imports = json!([
+        {"desc": ANYONE, "timestamp": 0},
+        {"desc": paid, "timestamp": "now"},
+    ]);
+    let answers = node.call("importdescriptors", json!([imports]));
+    assert_eq!(answers[1], json!({"success": true}));
+    assert_eq!((&answers[0]["success"], &answers[0]["error"]["code"]), (&json!(false), &json!(-1)));
+    let text = answers[0]["error"]["message"].as_str().unwrap();
+    let last = node.call("getblockheader", json!([node.call("getblockhash", json!([kept]))]));
+    let begin = format!(
+        "Rescan failed for descriptor with timestamp 0. There was an error reading a block from time {}, which is after \
+         or within 7200 seconds of key creation, and could contain transactions pertaining to the desc. As a result, \
+         transactions and coins using this desc may not appear in the wallet. This error could be caused by pruning",
+        last["time"]
+    );
+    assert!(text.starts_with(&begin), "{text}");
+    // The blocks that are left were looked at.
+    let found = node.call("listunspent", json!([]));
+    assert!(found.as_array().unwrap().iter().all(|coin| coin["confirmations"].as_i64().unwrap() <= 1000 - kept));
+    assert!(!found.as_array().unwrap().is_empty());
+}
+
 /// One data directory, two programs in turn.
 #[test]
 fn a_data_directory_serves_bitcoind_and_keylessd_in_turn() {
@@ -184,6 +218,14 @@ fn options_are_refused_as_bitcoind_refuses_them() {
         (&["-uacomment=a(b"], "Error: User Agent comment (a(b) contains unsafe characters."),
         (&["-externalip=localhost", "-dns=0"], "Error: Cannot resolve -externalip address: 'localhost'"),
         (&["-bind=nonsense"], "Error: Cannot resolve -bind address: 'nonsense'"),
+        (&["-bind=localhost"], "Error: Cannot resolve -bind address: 'localhost'"),
+        (&["-bind=127.0.0.1:99999"], "Error: Invalid port specified in -bind: '127.0.0.1:99999'"),
+        (&["-whitebind=127.1"], "Error: Need to specify a port with -whitebind: '127.1'"),
+        (
+            &["-maxtxfee=0.00000099"],
+            "Error: Invalid amount for -maxtxfee=<amount>: '0.00000099' (must be at least the minrelay fee of \
+             0.00000100 BTC/kvB to prevent stuck transactions)",
+        ),
         (&["-rpcport=99999"], "Error: Invalid port specified in -rpcport: '99999'"),
         (&["-devquorum=4/3"], "Error: Invalid -devquorum value '4/3': the threshold is above the number of members"),
         (&["-cosigner=nonsense"], "Error: Invalid -cosigner value 'nonsense': 'nonsense' is not a PeerId"),

@@ -74,6 +74,19 @@ fn spend_raw(wallet: &RpcClient, coin: &Value, to: &str) -> String {
     wallet.call("sendrawtransaction", json!([signed["hex"]])).as_str().unwrap().to_owned()
 }
 
+/// A small number, a push and an opcode: what scripts are written with.
+const OTHER_SCRIPT: &str = "02e80303aabbcc05010203040576";
+
+fn a_wrong_script_is_named_as_core_names_it(wallet: &RpcClient, core: &Daemon) {
+    let coin = coin_of(wallet, "bech32");
+    let spent = json!({"txid": coin["txid"], "vout": coin["vout"]});
+    let raw = wallet.call("createrawtransaction", json!([[spent], [{"data": "00"}]]));
+    let claimed = json!([{"txid": coin["txid"], "vout": coin["vout"], "scriptPubKey": OTHER_SCRIPT, "amount": 1}]);
+    let ours = wallet.fail("signrawtransactionwithwallet", json!([raw, claimed]));
+    let cores = core.fail("signrawtransactionwithkey", json!([raw, [], claimed]));
+    assert_eq!((ours.code, ours.message), (cores.code, cores.message));
+}
+
 fn accepted_by(core: &Daemon, txid: &str) {
     until_true("bitcoind accepts the transaction", DEADLINE, || {
         core.call("getrawmempool", json!([])).as_array().unwrap().contains(&json!(txid))
@@ -88,6 +101,7 @@ fn every_address_type_receives_and_spends_and_every_member_coordinates() {
     fund(&quorum, "w");
     let mining = address(&quorum.wallet(0, "w"), "bech32");
     until_true("bitcoind has the chain", DEADLINE, || core.best() == quorum.members[0].best());
+    a_wrong_script_is_named_as_core_names_it(&quorum.wallet(0, "w"), &core);
 
     for (n, kind) in TYPES.into_iter().enumerate() {
         let wallet = quorum.wallet(n % 3, "w");

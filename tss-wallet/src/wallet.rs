@@ -263,6 +263,14 @@ impl Wallet {
         Ok(storage.rows(Table::Meta)?.iter().any(|(key, _)| key == META_KEY))
     }
 
+    /// The chain that a stored wallet belongs to, if the store holds one.
+    pub fn stored_network(storage: &dyn Storage) -> Result<Option<Network>, StorageError> {
+        let rows = storage.rows(Table::Meta)?;
+        let Some((_, value)) = rows.iter().find(|(key, _)| key == META_KEY) else { return Ok(None) };
+        let meta: Meta = postcard::from_bytes(value).map_err(|_| CORRUPT_META)?;
+        Ok(Some(meta.network))
+    }
+
     /// After a start: states that rest on a block which is not in the active chain fall back to unconfirmed.
     /// `is_active` is asked once for each such block.
     pub fn reconcile(&mut self, is_active: impl Fn(&BlockHash) -> bool) -> Result<(), StorageError> {

@@ -20,6 +20,7 @@
 #include <interfaces/mining.h>
 #include <interfaces/wallet.h>
 #include <logging.h>
+#include <netbase.h>
 #include <node/interface_ui.h>
 #include <noui.h>
 #include <util/fs.h>
@@ -296,6 +297,17 @@ kl_buf kl_args_soft_set(kl_in name, kl_in value)
 kl_buf kl_args_force_set(kl_in name, kl_in value)
 {
     return Answer([&](Writer&) { gArgs.ForceSetArg(Text(name), Text(value)); });
+}
+
+//! An IPv4 or IPv6 address with a port, in every form Core reads without asking a resolver (`127.1`, `[::1]:8333`).
+kl_buf kl_args_numeric_address(kl_in text, uint16_t default_port)
+{
+    return Answer([&](Writer& out) {
+        const auto found{Lookup(Text(text), default_port, /*fAllowLookup=*/false)};
+        const bool numeric{found && (found->IsIPv4() || found->IsIPv6())};
+        out.boolean(numeric);
+        if (numeric) out.text(found->ToStringAddrPort());
+    });
 }
 
 kl_buf kl_args_path(int which)

@@ -3,6 +3,7 @@
 //! Owns the option names, their help and their errors. Texts that Core prints, it prints itself, on standard error, as
 //! bitcoind does; the caller only exits with 1.
 
+use std::net::SocketAddr;
 use std::os::raw::c_int;
 use std::path::PathBuf;
 
@@ -97,6 +98,14 @@ impl Args {
     /// Sets a value whatever was given.
     pub fn force_set(&self, name: &str, value: &str) {
         read(ffi::kl_args_force_set(name.into(), value.into()), |_| Ok(()));
+    }
+
+    /// An IPv4 or IPv6 address in any form that needs no resolver (`127.1`, `[::1]:8333`), as Core's `Lookup` reads it.
+    pub fn numeric_address(text: &str, default_port: u16) -> Option<SocketAddr> {
+        read(ffi::kl_args_numeric_address(text.into(), default_port), |f| f.option(|f| f.string()))
+            .flatten()?
+            .parse()
+            .ok()
     }
 
     /// The chain that was chosen.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use bitcoin::{Amount, Block, BlockHash, FeeRate, Network, OutPoint, Transaction, TxOut, Txid};
+use bitcoin::{Amount, Block, BlockHash, FeeRate, Network, OutPoint, Script, Transaction, TxOut, Txid};
 use tss_wallet::wallet::signing::PrevCoin;
 use tss_wallet::wallet::spend::fees::FeeRate as PerKvb;
 
@@ -90,6 +90,9 @@ pub trait ChainView: Send + Sync + 'static {
     fn prune_height(&self) -> Option<u32>;
     /// An unspent output of the chain, or an output of the mempool (spent there or not).
     fn output(&self, outpoint: &OutPoint) -> Option<TxOut>;
+
+    /// A script as Core writes it (`ScriptToAsmStr`).
+    fn script_asm(&self, script: &Script) -> String;
 
     /// Whether an input is complete, by Core's interpreter; the error is Core's text. `coins` are those that the
     /// transaction spends, as far as they are known.

@@ -41,13 +41,18 @@ impl Progress {
             return;
         }
         self.logged = Instant::now();
-        let done = f64::from(height.saturating_sub(first)) / f64::from(last.saturating_sub(first).max(1));
+        let done = share_of(height, first, last);
         tracing::info!("[{wallet}] Still rescanning. At block {height}. Progress={done:.6}");
     }
 
     fn ms(&self) -> u128 {
         self.started.elapsed().as_millis()
     }
+}
+
+/// How much of the blocks `first..=last` lies before `height`, from 0 to 1.
+fn share_of(height: u32, first: u32, last: u32) -> f64 {
+    f64::from(height.saturating_sub(first)) / f64::from(last.saturating_sub(first).max(1))
 }
 
 /// Why a wallet could not follow.
@@ -224,45 +229,87 @@ impl Loaded {
 
     /// Looks at blocks of the active chain again. Blocks until it is done or aborted.
     pub(super) fn rescan_blocks(&self, start: u32, stop: Option<u32>) -> Result<Rescanned, RpcError> {
+        if self.chain.prune_height().is_some_and(|lowest| start < lowest) {
+            return Err(RpcError::misc(
+                "Can't rescan beyond pruned data. Use RPC call getblockchaininfo to determine your pruned height.",
+            ));
+        }
+        let scan = self.scan(start, stop, Gaps::End)?;
+        match scan.end {
+            ScanEnd::Done => Ok(Rescanned { start, stop: Some(scan.last) }),
+            ScanEnd::Aborted => Err(RpcError::misc("Rescan aborted.")),
+            ScanEnd::Gap(_) => Err(RpcError::misc("Rescan failed. Potentially corrupted data files.")),
+        }
+    }
+
+    /// One scan at a time; what it has come to shows in `getwalletinfo`.
+    pub(super) fn scan(&self, start: u32, stop: Option<u32>, gaps: Gaps) -> Result<Scan, RpcError> {
         if self.rescan.running.swap(true, Ordering::AcqRel) {
             return Err(RpcError::wallet("Wallet is currently rescanning. Abort existing rescan or wait."));
         }
         self.rescan.abort.store(false, Ordering::Relaxed);
         self.rescan.progress_ppm.store(0, Ordering::Relaxed);
         *self.rescan.started.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        let result = self.rescan_range(start, stop);
+        let result = self.scan_range(start, stop, gaps);
         self.rescan.running.store(false, Ordering::Release);
         result
     }
 
-    fn rescan_range(&self, start: u32, stop: Option<u32>) -> Result<Rescanned, RpcError> {
-        if self.chain.prune_height().is_some_and(|lowest| start < lowest) {
-            return Err(RpcError::misc(
-                "Can't rescan beyond pruned data. Use RPC call getblockchaininfo to determine your pruned height.",
-            ));
-        }
+    fn scan_range(&self, start: u32, stop: Option<u32>, gaps: Gaps) -> Result<Scan, RpcError> {
         let tip = self.wallet().tip().map_or(0, |tip| tip.height);
-        let end = stop.unwrap_or(tip).min(tip);
+        let last = stop.unwrap_or(tip).min(tip);
         let mut highest_time = 0;
+        let mut end = ScanEnd::Done;
         let mut progress = Progress::start();
-        tracing::info!("[{}] Rescan started from block {start}...", self.name);
-        for height in start..=end {
+        let first = self.chain.active_hash(start).map_or_else(|| start.to_string(), |hash| hash.to_string());
+        tracing::info!("[{}] Rescan started from block {first}... (slow variant inspecting all blocks)", self.name);
+        for height in start..=last {
             if self.rescan.abort.load(Ordering::Relaxed) || self.closed.load(Ordering::Relaxed) {
-                tracing::info!("[{}] Rescan aborted at block {height}.", self.name);
-                return Err(RpcError::misc("Rescan aborted."));
+                let done = share_of(height, start, last);
+                tracing::info!("[{}] Rescan aborted at block {height}. Progress={done:.6}", self.name);
+                return Ok(Scan { last: height, end: ScanEnd::Aborted });
             }
-            let block = self.chain.active_hash(height).and_then(|hash| self.chain.read_block(&hash));
-            let block = block.ok_or_else(|| RpcError::misc("Rescan failed. Potentially corrupted data files."))?;
+            let hash = self.chain.active_hash(height);
+            let Some(block) = hash.and_then(|hash| self.chain.read_block(&hash)) else {
+                let facts = hash.and_then(|hash| self.chain.block_facts(&hash));
+                end = ScanEnd::Gap(facts.map_or(highest_time, |facts| highest_time.max(u64::from(facts.time))));
+                match gaps {
+                    Gaps::End => return Ok(Scan { last: height, end }),
+                    Gaps::Skip => continue,
+                }
+            };
             highest_time = highest_time.max(u64::from(block.header.time));
             let mut wallet = self.wallet();
             let found = wallet.rescan_block(&block, height, highest_time, self.chain.now());
             self.notify(&wallet, &found.map_err(storage_error)?);
             drop(wallet);
-            let done = u64::from(height - start + 1) * 1_000_000 / u64::from(end - start + 1);
+            let done = u64::from(height - start + 1) * 1_000_000 / u64::from(last - start + 1);
             self.rescan.progress_ppm.store(u32::try_from(done).unwrap_or(1_000_000), Ordering::Relaxed);
-            progress.at(&self.name, height, start, end);
+            progress.at(&self.name, height, start, last);
         }
         tracing::info!("[{}] Rescan completed in {:>15}ms", self.name, progress.ms());
-        Ok(Rescanned { start, stop: Some(end) })
+        Ok(Scan { last, end })
     }
+}
+
+/// What a scan does about a block that is not on the disk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gaps {
+    End,
+    Skip,
+}
+
+/// How a scan ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum ScanEnd {
+    Done,
+    Aborted,
+    /// Blocks were missing, the last of them of this time.
+    Gap(u64),
+}
+
+pub(super) struct Scan {
+    /// The last block that was looked at.
+    pub last: u32,
+    pub end: ScanEnd,
 }

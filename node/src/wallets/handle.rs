@@ -227,7 +227,7 @@ impl WalletHandle for Handle {
         self.run(move |loaded| loaded.import_descriptor(request)).await
     }
 
-    async fn rescan_from(&self, time: u64) -> Result<()> {
+    async fn rescan_from(&self, time: u64) -> Result<u64> {
         self.run(move |loaded| loaded.rescan_time(time)).await
     }
 

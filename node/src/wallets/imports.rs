@@ -15,6 +15,7 @@ use tss_wallet::wallet::imports::ImportFailure;
 use tss_wallet::wallet::record::BlockPosition;
 
 use super::container::ContainerError;
+use super::follow::{Gaps, ScanEnd};
 use super::loaded::{Loaded, storage_error};
 use crate::quorum::holding;
 
@@ -86,17 +87,27 @@ impl Loaded {
         Err(bad("No addresses in wallet correspond to included transaction"))
     }
 
-    /// Looks at the blocks from two hours before a time on, and at the mempool. Blocks until it is done.
-    pub(super) fn rescan_time(&self, time: u64) -> Result<(), RpcError> {
+    /// Looks at the blocks from two hours before a time on, and at the mempool. Blocks until it is done. Answers from which
+    /// time on all blocks were there: the one asked for, unless blocks are missing.
+    pub(super) fn rescan_time(&self, time: u64) -> Result<u64, RpcError> {
         let since = time.saturating_sub(TIMESTAMP_WINDOW_S);
         let tip = self.wallet().tip().map_or(0, |tip| tip.height);
         let is_later = |height: &u32| {
             let facts = self.chain.active_hash(*height).and_then(|hash| self.chain.block_facts(&hash));
             facts.is_none_or(|facts| u64::from(facts.time) >= since)
         };
-        if let Some(start) = (0..=tip).find(is_later) {
-            self.rescan_blocks(start, None)?;
+        let start = (0..=tip).find(is_later);
+        let blocks = start.map_or(0, |start| tip - start + 1);
+        tracing::info!("[{}] RescanFromTime: Rescanning last {blocks} blocks", self.name);
+        let end = match start {
+            Some(start) => self.scan(start, None, Gaps::Skip)?.end,
+            None => ScanEnd::Done,
+        };
+        self.scan_mempool().map_err(storage_error)?;
+        match end {
+            ScanEnd::Done => Ok(time),
+            ScanEnd::Gap(last) => Ok(last.saturating_add(TIMESTAMP_WINDOW_S + 1)),
+            ScanEnd::Aborted => Err(RpcError::misc("Rescan aborted by user.")),
         }
-        self.scan_mempool().map_err(storage_error)
     }
 }

@@ -316,7 +316,7 @@ impl WalletManager {
     /// The error says why it is not a wallet of this chain.
     fn same_chain(&self, db: &WalletDb) -> std::result::Result<(), &'static str> {
         match holding::stored_facts(db) {
-            Ok(Some((_, facts))) if facts.genesis != self.chain.genesis() => Err("It is a wallet of another chain."),
+            Ok(Some((_, facts))) if facts.genesis != self.chain.genesis() => Err(OTHER_CHAIN),
             // A share that cannot be read says so when it is opened.
             _ => Ok(()),
         }
@@ -412,6 +412,7 @@ fn close(wallet: Arc<Loaded>, place: &Place) {
 
 /// What comes before Core's texts about a wallet's path.
 const UNVERIFIED: &str = "Wallet file verification failed. ";
+const OTHER_CHAIN: &str = "It is a wallet of another chain.";
 const PRUNED: &str = "Wallet loading failed. Prune: last wallet synchronisation goes beyond pruned data. You need to \
                       -reindex (download the whole blockchain again in case of a pruned node)";
 

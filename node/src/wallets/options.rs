@@ -22,6 +22,7 @@ use crate::quorum::holding;
 
 /// Core's defaults, in satoshi a kvB.
 const DEFAULT_MIN_FEE: FeeRate = FeeRate(1_000);
+const DEFAULT_MIN_RELAY_FEE: FeeRate = FeeRate(100);
 const REGTEST_FALLBACK_FEE: FeeRate = FeeRate(20_000);
 const DEFAULT_DISCARD_FEE: FeeRate = FeeRate(10_000);
 const DEFAULT_CONSOLIDATE_FEE: FeeRate = FeeRate(10_000);
@@ -118,6 +119,22 @@ impl WalletOptions {
                 "-mintxfee is set very high! This is the minimum transaction fee you pay on every transaction.",
             );
         }
+        let discard_fee = fee_option(args, "-discardfee", DEFAULT_DISCARD_FEE)?;
+        if discard_fee.0 > HIGH_TX_FEE_PER_KVB {
+            args.init_warning(
+                "-discardfee is set very high! This is the transaction fee you may discard if change is smaller than \
+                 dust at this level",
+            );
+        }
+        let min_relay_fee = fee_option(args, "-minrelaytxfee", DEFAULT_MIN_RELAY_FEE)?;
+        if min_relay_fee.0 > HIGH_TX_FEE_PER_KVB {
+            args.init_warning(
+                "-minrelaytxfee is set very high! The wallet will avoid paying less than the minimum relay fee.",
+            );
+        }
+        if args.get_bool("-blocksonly", false) && args.soft_set("-walletbroadcast", "0") {
+            tracing::info!("parameter interaction: -blocksonly=1 -> setting -walletbroadcast=0");
+        }
         if args.is_set("-walletrbf") {
             args.init_warning("-walletrbf is deprecated and will be fully removed in the next release.");
         }
@@ -141,10 +158,10 @@ impl WalletOptions {
             confirm_target: target.unwrap_or(DEFAULT_CONFIRM_TARGET),
             fallback_fee: (fallback_fee.0 > 0).then_some(fallback_fee),
             min_fee,
-            discard_fee: fee_option(args, "-discardfee", DEFAULT_DISCARD_FEE)?,
+            discard_fee,
             consolidate_fee: fee_option(args, "-consolidatefeerate", DEFAULT_CONSOLIDATE_FEE)?,
             dust_relay_fee: fee_option(args, "-dustrelayfee", FeeRate(3_000))?,
-            max_tx_fee: max_tx_fee(args)?,
+            max_tx_fee: max_tx_fee(args, min_relay_fee)?,
             max_aps_fee: max_aps_fee(args)?,
             identity: cosigning.identity.clone(),
             cosigners: cosigners(cosigning),
@@ -263,8 +280,17 @@ fn max_aps_fee(args: &Args) -> Result<Option<Amount>, String> {
     Ok(Some(fee))
 }
 
-fn max_tx_fee(args: &Args) -> Result<Amount, String> {
+fn max_tx_fee(args: &Args, min_relay_fee: FeeRate) -> Result<Amount, String> {
     let Some(fee) = amount_option(args, "-maxtxfee")? else { return Ok(DEFAULT_MAX_TX_FEE) };
+    if fee.to_sat() < min_relay_fee.0 {
+        return Err(format!(
+            "Invalid amount for -maxtxfee=<amount>: '{}' (must be at least the minrelay fee of {}.{:08} BTC/kvB to \
+             prevent stuck transactions)",
+            args.get("-maxtxfee").unwrap_or_default(),
+            min_relay_fee.0 / Amount::ONE_BTC.to_sat(),
+            min_relay_fee.0 % Amount::ONE_BTC.to_sat()
+        ));
+    }
     if fee.to_sat() > 100_000_000 {
         args.init_warning("-maxtxfee is set very high! Fees this large could be paid on a single transaction.");
     }

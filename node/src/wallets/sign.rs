@@ -176,8 +176,8 @@ impl Loaded {
             {
                 let text = format!(
                     "Previous output scriptPubKey mismatch:\n{}\nvs:\n{}",
-                    known.script.to_asm_string(),
-                    prevout.script.to_asm_string()
+                    self.chain.script_asm(&known.script),
+                    self.chain.script_asm(&prevout.script)
                 );
                 return Err(RpcError::new(code::RPC_DESERIALIZATION_ERROR, text));
             }

@@ -8,8 +8,8 @@ use bitcoin::absolute::LockTime;
 use bitcoin::block::{Header, Version};
 use bitcoin::hashes::Hash;
 use bitcoin::{
-    Amount, Block, BlockHash, CompactTarget, FeeRate, Network, OutPoint, ScriptBuf, Sequence, Transaction, TxIn,
-    TxMerkleNode, TxOut, Txid, Witness, transaction,
+    Amount, Block, BlockHash, CompactTarget, FeeRate, Network, OutPoint, Script, ScriptBuf, Sequence, Transaction,
+    TxIn, TxMerkleNode, TxOut, Txid, Witness, transaction,
 };
 use keyless_node::wallets::chain_view::{
     Ancestry, BlockFacts, BlockRef, ChainView, Estimate, MempoolEntry, MempoolRefusal, Tested,
@@ -183,6 +183,10 @@ impl ChainView for FakeChain {
 
     fn mempool_ancestry(&self, _: &Txid) -> Option<Ancestry> {
         None
+    }
+
+    fn script_asm(&self, script: &Script) -> String {
+        script.to_asm_string()
     }
 
     fn has_mempool_descendants(&self, txid: &Txid) -> bool {

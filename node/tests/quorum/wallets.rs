@@ -315,6 +315,10 @@ async fn an_exported_wallet_watches_the_same_addresses_and_signs_nothing() {
     watch.forget(gone.unwrap().txid).await.unwrap();
     assert_eq!(node.balance("watch").await, Amount::from_int_btc(200), "it is as if it had not been seen");
     assert!(watch.forget(Txid::all_zeros()).await.unwrap_err().message.ends_with("does not belong to this wallet"));
+    let elsewhere = Node::embedded(&Arc::new(FakeChain::on(bitcoin::Network::Signet)));
+    let refused = elsewhere.manager.restore("watch", &file, None, false).await.unwrap_err();
+    assert!(refused.message.ends_with("It is a wallet of another chain."), "{}", refused.message);
+    elsewhere.manager.shutdown().await;
     node.manager.shutdown().await;
 }
 

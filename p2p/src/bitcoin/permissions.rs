@@ -228,14 +228,13 @@ pub fn parse_whitelist(text: &str) -> Result<WhitelistEntry, PermissionError> {
     Ok(WhitelistEntry { subnet, permissions: flags.permissions, inbound: flags.inbound, outbound: flags.outbound })
 }
 
-/// `-whitebind=[permissions@]address:port`.
-pub fn parse_whitebind(text: &str) -> Result<(Permissions, SocketAddr), PermissionError> {
+/// `-whitebind=[permissions@]address:port`. `read` knows the forms of an address; one without a port gets port 0.
+pub fn parse_whitebind(
+    text: &str,
+    read: impl Fn(&str) -> Option<SocketAddr>,
+) -> Result<(Permissions, SocketAddr), PermissionError> {
     let flags = parse_flags(text, true)?;
-    let address: SocketAddr = match flags.rest.parse() {
-        Ok(address) => address,
-        Err(_) if flags.rest.parse::<IpAddr>().is_ok() => return Err(PermissionError::NoPort(flags.rest.to_owned())),
-        Err(_) => return Err(PermissionError::BadAddress(flags.rest.to_owned())),
-    };
+    let address = read(flags.rest).ok_or_else(|| PermissionError::BadAddress(flags.rest.to_owned()))?;
     if address.port() == 0 {
         return Err(PermissionError::NoPort(flags.rest.to_owned()));
     }
@@ -258,7 +257,10 @@ mod tests {
             parse_whitelist("in,out@127.0.0.1").unwrap_err().to_string(),
             "Only direction was set, no permissions: 'in,out@127.0.0.1'"
         );
-        assert_eq!(parse_whitebind("noban@127.0.0.1").unwrap_err(), PermissionError::NoPort("127.0.0.1".into()));
+        assert_eq!(
+            parse_whitebind("noban@127.0.0.1", |_| "127.0.0.1:0".parse().ok()).unwrap_err(),
+            PermissionError::NoPort("127.0.0.1".into())
+        );
         assert_eq!(Permissions::ALL.names().len(), 7);
     }
 

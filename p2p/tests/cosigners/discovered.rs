@@ -51,9 +51,19 @@ async fn members_find_each_other_by_mdns_and_strangers_do_not_join() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_find_each_other_through_a_common_one_by_kademlia() {
+    find_each_other("static,dht").await;
+}
+
+/// The addresses given are then where the search begins.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kademlia_alone_begins_at_the_addresses_given() {
+    find_each_other("dht").await;
+}
+
+async fn find_each_other(discovery: &str) {
     let all = identities(3);
     let ids: Vec<_> = all.iter().map(|identity| identity.peer_id()).collect();
-    let discovery: Discovery = "static,dht".parse().unwrap();
+    let discovery: Discovery = discovery.parse().unwrap();
     // 1 and 2 know only where 0 is.
     let mut hub = config(&all[0], vec![member(ids[1], None), member(ids[2], None)]);
     hub.discovery = discovery;

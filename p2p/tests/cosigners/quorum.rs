@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use keyless_p2p::cosigners::limits::MAX_FRAME_BYTES;
 use keyless_p2p::cosigners::{Carrier as _, DownReason, Event, MemberChangeError, SendError, StartError, start};
+use libp2p::multiaddr::Protocol;
 use tokio::time::Instant;
 
-use crate::friends::{chain_of, config, eventually, hello, identities, launch, member};
+use crate::friends::{PATIENCE, chain_of, config, eventually, hello, identities, launch, member};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_members_with_static_addresses_carry_frames_between_all_pairs() {
@@ -215,6 +216,32 @@ async fn another_network_is_refused_and_both_sides_say_why() {
     assert_eq!(first.offline_because(high, named).await.to_string(), "other network: signet vs regtest");
     assert_eq!(second.offline_because(low, named).await.to_string(), "other network: regtest vs signet");
     assert_eq!(first.network.send(&high, vec![1]), Err(SendError::NotConnected));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn why_a_member_was_refused_outlives_dials_that_fail() {
+    let all = identities(2);
+    let (low, high) = (all[0].peer_id(), all[1].peer_id());
+    let first = launch(config(&all[0], vec![member(high, None)])).await;
+    let address = first.address();
+    let mut other = config(&all[1], vec![member(low, Some(address.clone()))]);
+    other.hello = hello("signet");
+    let second = launch(other).await;
+    let named = |reason: &DownReason| matches!(reason, DownReason::OtherNetwork { .. });
+    second.offline_because(low, named).await;
+    first.network.shutdown().await;
+    // Who listens at the address now hangs up: the dials of the second fail.
+    let port = address.iter().find_map(|part| match part {
+        Protocol::Tcp(port) => Some(port),
+        _ => None,
+    });
+    let mute = tokio::net::TcpListener::bind(("127.0.0.1", port.unwrap())).await.unwrap();
+    for _ in 0..2 {
+        let (failed, _) = tokio::time::timeout(PATIENCE, mute.accept()).await.expect("a dial").unwrap();
+        drop(failed);
+    }
+    let reason = second.network.peer(&low).unwrap().reason_offline.unwrap();
+    assert_eq!(reason.to_string(), "other network: regtest vs signet");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -300,8 +300,9 @@ pub trait WalletHandle: Guarded {
 
     /// Takes in a public descriptor; the rescan comes apart.
     async fn import(&self, request: Import) -> Result<Imports>;
-    /// Looks at all blocks from two hours before a time on, and at the mempool.
-    async fn rescan_from(&self, time: u64) -> Result<()>;
+    /// Looks at all blocks from two hours before a time on, and at the mempool. Answers from which time on all blocks were
+    /// there: `time`, or later than it where blocks are missing.
+    async fn rescan_from(&self, time: u64) -> Result<u64>;
     /// Seals this member's share with a passphrase, and locks it.
     async fn encrypt(&self, passphrase: &str) -> Result<()>;
     /// −14 for another passphrase.

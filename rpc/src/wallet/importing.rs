@@ -16,6 +16,8 @@ use crate::table::RpcResult;
 use super::backend::{Import, Imports, Result, WalletHandle};
 use super::{params, select};
 
+/// How long before its time a descriptor may have been paid, seconds.
+const TIMESTAMP_WINDOW_S: i64 = 2 * 60 * 60;
 /// Scripts of one range at most.
 const MAX_RANGE: i64 = 1_000_000;
 
@@ -44,9 +46,49 @@ pub(super) async fn importdescriptors(ctx: Ctx, args: Args) -> RpcResult {
         out.push(answer);
     }
     if rescan {
-        wallet.rescan_from(u64::try_from(lowest).unwrap_or_default()).await?;
+        let scanned = wallet.rescan_from(u64::try_from(lowest).unwrap_or_default()).await?;
+        let scanned = i64::try_from(scanned).unwrap_or(i64::MAX);
+        if scanned > lowest {
+            let cause = likely_cause(&ctx).await?;
+            for (request, answer) in requests.iter().zip(&mut out) {
+                let timestamp = timestamp_of(request, now)?;
+                if timestamp < scanned && answer.find("error").is_none() {
+                    *answer = incomplete(timestamp, scanned, cause);
+                }
+            }
+        }
     }
     Ok(Value::Arr(out))
+}
+
+/// What Core thinks of blocks that are missing.
+async fn likely_cause(ctx: &Ctx) -> Result<&'static str> {
+    let info = Value::parse(&ctx.kernel("getblockchaininfo", "[]".to_owned()).await?).unwrap_or_default();
+    if info.member("pruned").as_bool() == Some(true) {
+        return Ok(
+            " This error could be caused by pruning or data corruption (see bitcoind log for details) and could \
+                   be dealt with by downloading and rescanning the relevant blocks (see -reindex option and \
+                   rescanblockchain RPC).",
+        );
+    }
+    let states = Value::parse(&ctx.kernel("getchainstates", "[]".to_owned()).await?).unwrap_or_default();
+    if states.member("chainstates").as_arr().is_some_and(|states| states.len() > 1) {
+        return Ok(" This error is likely caused by an in-progress assumeutxo background sync. Check logs or \
+                   getchainstates RPC for assumeutxo background sync progress and try again later.");
+    }
+    Ok(" This error could potentially caused by data corruption. If the issue persists you may want to reindex (see \
+        -reindex option).")
+}
+
+/// The answer for a descriptor whose time lies in what could not be looked at.
+fn incomplete(timestamp: i64, scanned: i64, cause: &str) -> Value {
+    let failed = scanned - TIMESTAMP_WINDOW_S - 1;
+    let text = format!(
+        "Rescan failed for descriptor with timestamp {timestamp}. There was an error reading a block from time {failed}, \
+         which is after or within {TIMESTAMP_WINDOW_S} seconds of key creation, and could contain transactions pertaining \
+         to the desc. As a result, transactions and coins using this desc may not appear in the wallet.{cause}"
+    );
+    Value::obj().with("success", false).with("error", RpcError::misc(text).to_value())
 }
 
 /// Time and median time of the block that the wallet has come to.

@@ -70,7 +70,7 @@ pub(super) async fn sendall(ctx: Ctx, args: Args) -> RpcResult {
     refuse_combinations(&asked)?;
     let spent = if asked.find("inputs").is_some() {
         let named: Vec<_> = chosen.iter().map(|input| (input.outpoint, input.sequence.unwrap_or_default())).collect();
-        select::query(wallet.as_ref(), |ledger| named_coins(ledger, &named))??
+        select::query(wallet.as_ref(), |ledger| named_coins(ledger, &named, version))??
     } else {
         let send_max = asked.member("send_max").as_bool().unwrap_or(false);
         let floor = if send_max { Some(rate) } else { None };
@@ -169,7 +169,7 @@ fn refuse_combinations(asked: &Value) -> Result<()> {
     Err(RpcError::invalid_parameter(refused))
 }
 
-fn named_coins(ledger: &dyn Ledger, named: &[(OutPoint, Sequence)]) -> Result<Vec<Spent>> {
+fn named_coins(ledger: &dyn Ledger, named: &[(OutPoint, Sequence)], version: i32) -> Result<Vec<Spent>> {
     let mut spent = Vec::with_capacity(named.len());
     for (outpoint, sequence) in named {
         let shown = format!("UTXO ({}:{})", outpoint.txid, outpoint.vout);
@@ -179,20 +179,32 @@ fn named_coins(ledger: &dyn Ledger, named: &[(OutPoint, Sequence)]) -> Result<Ve
         }
         let output = usize::try_from(outpoint.vout).ok().and_then(|vout| {
             let found = ledger.transaction(&outpoint.txid, false)?;
-            Some((found.tx.output.get(vout).cloned()?, found.confirmations > 0))
+            Some((found.tx.output.get(vout).cloned()?, found.confirmations, found.tx.version.0))
         });
-        let mine = output.filter(|(output, _)| ledger.is_mine(&output.script_pubkey));
-        let known = mine.map(|(output, confirmed)| Spent {
+        let mine = output.filter(|(output, ..)| ledger.is_mine(&output.script_pubkey));
+        let (output, depth, parent) = mine
+            .ok_or_else(|| RpcError::invalid_parameter(format!("Input not found. {shown} is not part of wallet.")))?;
+        if depth == 0 {
+            refuse_mixed_versions(parent, version)?;
+        }
+        spent.push(Spent {
             outpoint: *outpoint,
             sequence: *sequence,
             value: output.value,
             spending: ledger.spending(&output.script_pubkey),
-            confirmed,
+            confirmed: depth > 0,
         });
-        let text = || RpcError::invalid_parameter(format!("Input not found. {shown} is not part of wallet."));
-        spent.push(known.ok_or_else(text)?);
     }
     Ok(spent)
+}
+
+/// Of an unconfirmed parent and its child, both have version 3 or none has.
+fn refuse_mixed_versions(parent: i32, child: i32) -> Result<()> {
+    if (parent == TRUC_VERSION) == (child == TRUC_VERSION) {
+        return Ok(());
+    }
+    let text = format!("Can't spend unconfirmed version {parent} pre-selected input with a version {child} tx");
+    Err(RpcError::invalid_parameter(text))
 }
 
 /// All coins; with a rate, only those worth more than it costs to spend them.
@@ -231,9 +243,9 @@ struct Cost {
     bump: Amount,
 }
 
-/// A child of version 3 is light.
-fn heaviest(tx: &Transaction, spent: &[Spent]) -> u64 {
-    match (tx.version.0, spent.iter().all(|coin| coin.confirmed)) {
+/// A child of version 3 is light; of coins that were named, the mempool says so.
+fn heaviest(tx: &Transaction, spent: &[Spent], named: bool) -> u64 {
+    match (tx.version.0, named || spent.iter().all(|coin| coin.confirmed)) {
         (TRUC_VERSION, true) => TRUC_MAX_WEIGHT,
         (TRUC_VERSION, false) => TRUC_CHILD_MAX_WEIGHT,
         _ => MAX_WEIGHT,
@@ -280,7 +292,7 @@ fn divide(
              UTXOs with 'send_max' option."
         }));
     };
-    if cost.weight > heaviest(&tx, spent) {
+    if cost.weight > heaviest(&tx, spent, asked.find("inputs").is_some()) {
         return Err(RpcError::wallet("Transaction too large."));
     }
     let claimed = sum(Box::new(outputs.iter().map(|output| output.amount)))?;

@@ -303,7 +303,7 @@ impl WalletHandle for TwinWallet {
         Err(refused())
     }
 
-    async fn rescan_from(&self, _time: u64) -> Result<()> {
+    async fn rescan_from(&self, _time: u64) -> Result<u64> {
         Err(refused())
     }
 

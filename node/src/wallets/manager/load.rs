@@ -11,7 +11,7 @@ use keyless_rpc::wallet::backend::{CreateWallet, Loaded as LoadedName, Result};
 use tss_wallet::WalletDb;
 use tss_wallet::wallet::{Kind, Wallet, WalletOptions as LedgerOptions, WalletParams};
 
-use super::{PRUNED, REOPEN, UNVERIFIED, WalletManager, clear, locked, unverified};
+use super::{OTHER_CHAIN, PRUNED, REOPEN, UNVERIFIED, WalletManager, clear, locked, unverified};
 use crate::quorum::devquorum::Embedded;
 use crate::quorum::redeal::restore;
 use crate::quorum::{Core, Holding, holding, keygen};
@@ -53,7 +53,12 @@ impl WalletManager {
             self.same_chain(&db).map_err(missing)?;
         }
         if is_plain(&dir) {
-            self.open_ledger(name, open_plain(&dir)?, None, None)?;
+            let db = open_plain(&dir)?;
+            let network = Wallet::stored_network(&db).map_err(storage_error)?;
+            if network.is_some_and(|network| network != self.chain.network()) {
+                return Err(missing(OTHER_CHAIN));
+            }
+            self.open_ledger(name, db, None, None)?;
         } else {
             let keys = self.open_quorum(name, &dir)?;
             self.open_ledger(name, Arc::clone(keys.holding.db()), Some(keys), None)?;
