@@ -3,7 +3,9 @@
 //! A threshold wallet has no private key to show, and takes none in: the answers are Core's own for wallets whose
 //! private keys are disabled.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use bitcoin::bip32::Xpub;
 
 use crate::args::{self, Args};
 use crate::backend::Ctx;
@@ -48,7 +50,7 @@ pub(super) async fn gethdkeys(ctx: Ctx, args: Args) -> RpcResult {
     let found = select::query(wallet.as_ref(), |ledger| ledger.descriptors())?;
     let mut by_key: BTreeMap<String, Vec<&DescriptorView>> = BTreeMap::new();
     for view in found.iter().filter(|view| view.active || !active_only) {
-        if let Some(xpub) = xpub_in(&view.desc) {
+        for xpub in xpubs_in(&view.desc) {
             by_key.entry(xpub.to_owned()).or_default().push(view);
         }
     }
@@ -60,19 +62,44 @@ pub(super) async fn gethdkeys(ctx: Ctx, args: Args) -> RpcResult {
     Ok(Value::arr(rows))
 }
 
-/// The extended key of a descriptor with one key.
-fn xpub_in(desc: &str) -> Option<&str> {
-    let after_origin = desc.split_once(']').map_or(desc, |(_, rest)| rest);
-    let start = after_origin.find("xpub").or_else(|| after_origin.find("tpub"))?;
-    let key = after_origin.get(start..)?;
-    key.split(|c: char| !c.is_ascii_alphanumeric()).next()
+/// The extended keys of a descriptor, each once.
+fn xpubs_in(desc: &str) -> BTreeSet<&str> {
+    let words = desc.split(|c: char| !c.is_ascii_alphanumeric());
+    words.filter(|word| word.starts_with("xpub") || word.starts_with("tpub")).collect()
 }
 
+/// A quorum's wallet has a descriptor for each type from the start; one without keys can have none made.
 pub(super) async fn createwalletdescriptor(ctx: Ctx, args: Args) -> RpcResult {
     let wallet = select::wallet(&ctx)?;
     params::address_type(args.get(0))?;
+    let options = args.get(1);
+    params::optional(options, "internal", args::bool_of)?;
+    let asked = params::optional(options, "hdkey", args::str_of)?;
     select::ensure_unlocked(wallet.as_ref())?;
-    Err(RpcError::wallet("Descriptor already exists"))
+    let found = select::query(wallet.as_ref(), |ledger| ledger.descriptors())?;
+    let active: BTreeSet<&str> =
+        found.iter().filter(|view| view.active).flat_map(|view| xpubs_in(&view.desc)).collect();
+    let bad = |text: &str| RpcError::invalid_address_or_key(text);
+    let holds_keys = wallet.settings().private_keys_enabled && !wallet.settings().blank;
+    let key = match asked {
+        Some(text) => {
+            text.parse::<Xpub>().map_err(|_| bad("Unable to parse HD key. Please provide a valid xpub"))?.to_string()
+        }
+        None if holds_keys => return Err(RpcError::wallet("Descriptor already exists")),
+        None => match (active.len(), active.first()) {
+            (1, Some(only)) => (*only).to_owned(),
+            _ => {
+                return Err(bad(
+                    "Unable to determine which HD key to use from active descriptors. Please specify with \
+                                'hdkey'",
+                ));
+            }
+        },
+    };
+    if holds_keys && active.contains(key.as_str()) {
+        return Err(RpcError::wallet("Descriptor already exists"));
+    }
+    Err(bad(&format!("Private key for {key} is not known")))
 }
 
 pub(super) async fn addhdkey(ctx: Ctx, _args: Args) -> RpcResult {
