@@ -110,9 +110,8 @@ impl Sides {
         let txid = loop {
             match payer.try_call("sendtoaddress", json!([address, btc(amount)])) {
                 Ok(txid) => break txid,
-                // On a machine with too much to do co-signers lose each other for a moment. The caller tries again: what
-                // failed must have left no trace, or the sums do not fit.
-                Err(error) if error.message.contains("the quorum") && start.elapsed() < DEADLINE => {
+                // The caller tries again: what failed must have left no trace, or the sums do not fit.
+                Err(error) if may_pass(&error.message) && start.elapsed() < DEADLINE => {
                     println!("again: {error}");
                     std::thread::sleep(AGAIN);
                 }
@@ -122,6 +121,12 @@ impl Sides {
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         Payment { from, amount, address: text(&address), txid: text(&txid) }
     }
+}
+
+/// Whether a failure is one of the moment: on a machine with too much to do co-signers lose each other, and between two
+/// blocks the wallet's change may be as long a chain as mempools take.
+fn may_pass(error: &str) -> bool {
+    error.contains("the quorum") || error.starts_with("Unconfirmed UTXOs are available")
 }
 
 /// Runs all payments, [`AT_ONCE`] at a time, with a block now and then.
