@@ -22,6 +22,8 @@
 
 mod ecdsa;
 mod error;
+#[cfg(test)]
+mod fork;
 pub(crate) mod rounds;
 mod schnorr;
 pub(crate) mod trial;

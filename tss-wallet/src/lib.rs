@@ -33,6 +33,8 @@ pub mod redeal;
 pub mod roster;
 pub mod seal;
 pub mod sign;
+#[cfg(test)]
+mod simulator;
 pub mod store;
 pub mod wallet;
 

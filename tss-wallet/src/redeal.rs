@@ -20,6 +20,8 @@
 //! the next epoch than in this one, or none. Argument for its security: ADR 8.
 
 mod dealing;
+#[cfg(test)]
+mod fork;
 mod pairs;
 mod params;
 mod steps;

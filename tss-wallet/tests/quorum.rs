@@ -4,8 +4,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-#[path = "quorum/cells.rs"]
-mod cells;
 #[path = "quorum/cluster.rs"]
 mod cluster;
 #[path = "quorum/dkg.rs"]

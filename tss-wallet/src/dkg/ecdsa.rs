@@ -2,7 +2,8 @@
 //!
 //! The library notices that some fragment was wrong, but not whose. So each dealer also commits in round 1 to the
 //! points f(1)·G … f(n)·G of its polynomial and opens them in round 3, when nobody can choose his own by them any
-//! more: a fragment that does not fit, a polynomial of too high a degree, a proof for another point each name a member.
+//! more: a fragment that does not fit and a polynomial of too high a degree name a member. A proof for another point does
+//! not: whoever made it may have been dealt a wrong fragment.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ type Fragments = BTreeMap<PartyIndex, Vec<u8>>;
 type Received = BTreeMap<PartyIndex, Zeroizing<Vec<u8>>>;
 
 /// A scalar that is erased when dropped.
+#[cfg_attr(test, derive(Clone))]
 struct Secret(Scalar);
 
 impl Drop for Secret {
@@ -36,6 +38,7 @@ impl Drop for Secret {
 }
 
 /// After dealing: what this member dealt.
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Dealt {
     data: SessionData,
     me: PartyIndex,
@@ -45,6 +48,7 @@ pub(super) struct Dealt {
 }
 
 /// After all fragments are in and the commitments are made.
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Committed {
     dealt: Dealt,
     fragments: BTreeMap<PartyIndex, Secret>,
@@ -57,6 +61,7 @@ pub(super) struct Committed {
 }
 
 /// After all commitments are in and the openings are sent.
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Revealed {
     committed: Committed,
     proof_commitments: BTreeMap<PartyIndex, [u8; 32]>,
@@ -302,8 +307,10 @@ impl Revealed {
         }
         for (&prover, message) in broadcasts {
             if sums.get(prover.position()) != Some(&ProjectivePoint::from(message.ecdsa.proof.point)) {
-                let what = "the proof is for another point than the sum of what was dealt".to_owned();
-                return Err(DkgError::InvalidShare { culprit: prover, what });
+                // It lies, or added up what a dealer dealt to it alone. It committed before it could tell, and knows
+                // since the points are open: only it can name the dealer.
+                let what = format!("the proof of member {prover} is for another point than the sum of what was dealt");
+                return Err(DkgError::Unattributed(what));
             }
         }
         Ok(())

@@ -40,6 +40,7 @@ impl Round {
     }
 }
 
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Rounds {
     me: PartyIndex,
     rules: &'static Rules,

@@ -20,6 +20,7 @@ use crate::keys::{FrostPackage, GroupKey, frost_identifier};
 use crate::roster::Roster;
 
 /// After dealing: this member's polynomial and its part of the chain code.
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Dealt {
     roster: Roster,
     me: PartyIndex,
@@ -28,6 +29,7 @@ pub(super) struct Dealt {
 }
 
 /// After all proofs are checked: the shares for the others are out.
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Shared {
     roster: Roster,
     me: PartyIndex,
@@ -38,6 +40,7 @@ pub(super) struct Shared {
 }
 
 /// After the others' shares are in.
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Received {
     shared: Shared,
     shares: BTreeMap<Identifier, round2::Package>,

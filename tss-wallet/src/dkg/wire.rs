@@ -96,6 +96,7 @@ pub(crate) fn frame(round: u8, kind: Kind, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Messages that have come and not been used. They may hold shares, and are erased when dropped.
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Inbox {
     peers: BTreeSet<PartyIndex>,
     /// What each peer sends in a round.

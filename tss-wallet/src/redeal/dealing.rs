@@ -23,6 +23,7 @@ use crate::keys::{KeyShare, Scheme, interpolate, lagrange, point, scalar_from_by
 type Secrets = Zeroizing<Vec<Scalar>>;
 
 /// What this member deals: its two polynomials at every new index.
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Dealing {
     ecdsa: Secrets,
     schnorr: Secrets,

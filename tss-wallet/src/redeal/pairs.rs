@@ -23,12 +23,14 @@ use crate::ids::PartyIndex;
 use crate::keys::{DklsParty, affine};
 
 /// The halves of a pair's zero-share seed, before they are opened.
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Committed {
     session: [u8; 32],
     me: DklsIndex,
     seeds: BTreeMap<PartyIndex, (Zeroizing<[u8; 32]>, Vec<u8>)>,
 }
 
+#[cfg_attr(test, derive(Clone))]
 struct Kept {
     ot_sender: OTSender<Secp256k1>,
     nonce: Scalar,
@@ -45,6 +47,7 @@ impl Drop for Kept {
 }
 
 /// After this member's half of every set-up is sent.
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Opened {
     committed: Committed,
     kept: BTreeMap<PartyIndex, Kept>,

@@ -93,6 +93,8 @@ fn a_wrong_private_share_names_its_dealer() {
         assert!(nothing_was_made(&net), "round {round}");
         let (_, _, error) = net.errors.iter().find(|(at, ..)| *at == party(3)).unwrap();
         assert!(matches!(error, DkgError::InvalidShare { culprit, .. } if *culprit == party(2)), "{error:?}");
+        // Member 3 proves another sum than the others see: it is not to blame for that.
+        assert!(net.errors.iter().all(|(.., error)| error.culprit().is_none_or(|named| named == party(2))));
     }
 }
 
