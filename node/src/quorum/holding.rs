@@ -1,12 +1,14 @@
 //! One wallet's share in the hands of this member, with what it promised about it.
 //!
-//! Owns the directory's marker of a complete wallet, the wallet's facts (from the invitation), address leases it
-//! granted and payments it signed for by name. A promise is on the disk before anyone hears of it.
+//! Owns the share in memory ([`sealed`]), the directory's marker of a complete wallet and the wallet's facts ([`directory`]),
+//! address leases it granted and payments it signed for by name ([`promises`]). A promise is on the disk before anyone
+//! hears of it.
 
+mod directory;
 mod promises;
+mod sealed;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,10 +16,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bitcoin::{OutPoint, Txid};
 use rand::RngCore;
 use serde::{Deserialize, Serialize};
-use tss_wallet::seal::{KdfParams, Protection, SealError, SealKey};
-use tss_wallet::store::{Ban, Batch, ShareStoreError, StoreError, Sync};
+use tss_wallet::seal::{Protection, SealKey};
+use tss_wallet::store::{Ban, Batch, StoreError, Sync};
 use tss_wallet::wallet::keychain::{ChainId, Keychains};
 use tss_wallet::{Epoch, Family, KeyShare, MemberId, PartyIndex, PublicKeys, ShareStore, WalletDb, WalletId};
+
+pub use directory::{
+    has_share, is_complete, is_ours, set_complete, set_unconfirmed, store_facts, store_share, stored_facts,
+    unset_complete, wallet_of,
+};
+use sealed::Share;
 
 use super::coins::CoinClaims;
 use super::guard::{Guard, GuardError};
@@ -25,10 +33,6 @@ use super::names::Holds;
 use super::refusal::Refusal;
 use super::wire::Invitation;
 
-/// The file that says that all members hold their shares: the wallet lives.
-const COMPLETE: &str = "complete";
-const FACTS_KEY: &[u8] = b"invitation";
-const CEREMONY_KEY: &[u8] = b"ceremony";
 const MARK_PREFIX: &[u8] = b"mark/";
 const SUSPENDED_PREFIX: &[u8] = b"suspended/";
 const PAYMENT_PREFIX: &[u8] = b"payment/";
@@ -82,16 +86,6 @@ pub struct Holding {
     bans: Arc<Mutex<BTreeSet<MemberId>>>,
 }
 
-/// The share as it lies in memory.
-struct Share {
-    /// None while it is locked.
-    open: Option<Arc<KeyShare>>,
-    /// Sealed with a passphrase.
-    encrypted: bool,
-    /// The key of the passphrase while it is open: shares dealt again are sealed with it too.
-    key: Option<SealKey>,
-}
-
 #[derive(Serialize, Deserialize)]
 struct Payment {
     txid: Txid,
@@ -103,103 +97,6 @@ pub(super) fn nonce() -> [u8; 24] {
     let mut nonce = [0; 24];
     rand::rngs::OsRng.fill_bytes(&mut nonce);
     nonce
-}
-
-/// A key of a passphrase with a salt of its own.
-fn fresh_key(passphrase: &[u8]) -> Result<SealKey, SealError> {
-    let mut salt = [0; 16];
-    rand::rngs::OsRng.fill_bytes(&mut salt);
-    SealKey::from_passphrase(passphrase, KdfParams::recommended(salt))
-}
-
-fn wrong_passphrase(error: ShareStoreError) -> Result<bool, HoldingError> {
-    match error {
-        ShareStoreError::Seal(SealError::Refused) => Ok(false),
-        other => Err(other.into()),
-    }
-}
-
-/// A directory holds a wallet that lives.
-pub fn is_complete(dir: &Path) -> bool {
-    dir.join(COMPLETE).is_file()
-}
-
-/// A directory holds a database of ours, complete or not.
-pub fn is_ours(dir: &Path) -> bool {
-    dir.join("db").join("CURRENT").is_file()
-}
-
-/// Makes a wallet live: durable when this returns.
-pub fn set_complete(dir: &Path) -> Result<(), HoldingError> {
-    let path = dir.join(COMPLETE);
-    let failed = |error| HoldingError::Io { path: path.clone(), error };
-    fs::File::create(&path).and_then(|file| file.sync_all()).map_err(failed)?;
-    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
-}
-
-/// Takes the mark away: durable when this returns.
-pub fn unset_complete(dir: &Path) -> Result<(), HoldingError> {
-    let path = dir.join(COMPLETE);
-    let failed = |error| HoldingError::Io { path: path.clone(), error };
-    fs::remove_file(&path).map_err(failed)?;
-    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
-}
-
-/// Stores what a wallet is, before its share.
-pub fn store_facts(db: &WalletDb, ceremony: &[u8; 32], facts: &Invitation) -> Result<(), HoldingError> {
-    let encoded = postcard::to_allocvec(facts)
-        .map_err(|_| HoldingError::Damaged(db.path().to_owned(), "its description cannot be written"))?;
-    let mut batch = Batch::new();
-    batch.put(Family::Claims, FACTS_KEY, encoded);
-    batch.put(Family::Claims, CEREMONY_KEY, ceremony.as_slice());
-    Ok(db.write(&batch, Sync::Yes)?)
-}
-
-/// The ceremony and the facts of a wallet, complete or not; none if the ceremony never came that far.
-pub fn stored_facts(db: &WalletDb) -> Result<Option<([u8; 32], Invitation)>, HoldingError> {
-    let damaged = |what| HoldingError::Damaged(db.path().to_owned(), what);
-    let (Some(facts), Some(ceremony)) = (db.get(Family::Claims, FACTS_KEY)?, db.get(Family::Claims, CEREMONY_KEY)?)
-    else {
-        return Ok(None);
-    };
-    let facts = postcard::from_bytes(&facts).map_err(|_| damaged("its description cannot be read"))?;
-    let ceremony = ceremony.try_into().map_err(|_| damaged("the id of its ceremony cannot be read"))?;
-    Ok(Some((ceremony, facts)))
-}
-
-/// Notes in a restored database whether its share waits for others to confirm it.
-pub fn set_unconfirmed(db: &WalletDb, unconfirmed: bool) -> Result<(), HoldingError> {
-    let mut batch = Batch::new();
-    if unconfirmed {
-        batch.put(Family::Claims, RESTORED_KEY, [1])
-    } else {
-        batch.delete(Family::Claims, RESTORED_KEY)
-    };
-    Ok(db.write(&batch, Sync::Yes)?)
-}
-
-/// Seals and stores a share; durable when this returns.
-pub fn store_share(
-    db: &Arc<WalletDb>,
-    seal_key: &Path,
-    me: MemberId,
-    share: &KeyShare,
-    random: &[u8; 32],
-) -> Result<(), HoldingError> {
-    let key = SealKey::load_or_create(seal_key, random)?;
-    Ok(ShareStore::new(Arc::clone(db), me).put_active(share, &key, &nonce())?)
-}
-
-/// Whether the database holds a share of this member.
-pub fn has_share(db: &Arc<WalletDb>, me: MemberId) -> Result<bool, HoldingError> {
-    let public = ShareStore::new(Arc::clone(db), me).public()?;
-    Ok(public.is_some_and(|keys| keys.roster.index_of(&me).is_some()))
-}
-
-/// The wallet whose share the database holds.
-pub fn wallet_of(db: &Arc<WalletDb>, me: MemberId) -> Result<WalletId, HoldingError> {
-    let public = ShareStore::new(Arc::clone(db), me).public()?;
-    public.map(|keys| keys.wallet).ok_or_else(|| HoldingError::Damaged(db.path().to_owned(), "it holds no share"))
 }
 
 impl Holding {
@@ -284,67 +181,6 @@ impl Holding {
     /// Policy, memory and log of this member.
     pub fn guard(&self) -> &Guard {
         &self.guard
-    }
-
-    /// None while it is locked.
-    pub fn share(&self) -> Option<Arc<KeyShare>> {
-        self.held().open.clone()
-    }
-
-    fn held(&self) -> MutexGuard<'_, Share> {
-        self.share.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether the share is sealed with a passphrase.
-    pub fn is_encrypted(&self) -> bool {
-        self.held().encrypted
-    }
-
-    /// Forgets a share that a passphrase can bring back.
-    pub fn lock(&self) {
-        let mut held = self.held();
-        if held.encrypted {
-            held.open = None;
-            held.key = None;
-        }
-    }
-
-    /// Seals the share with a passphrase instead of the node's key file, and locks it.
-    pub fn encrypt(&self, passphrase: &[u8]) -> Result<(), HoldingError> {
-        let mut held = self.held();
-        self.store.reseal(&SealKey::load(&self.seal_key)?, &fresh_key(passphrase)?, nonce)?;
-        *held = Share { open: None, encrypted: true, key: None };
-        Ok(())
-    }
-
-    /// Opens the share; false for another passphrase.
-    pub fn unlock(&self, passphrase: &[u8]) -> Result<bool, HoldingError> {
-        let Some(key) = self.key_of(passphrase)? else { return Ok(false) };
-        match self.store.unlock(&key) {
-            Ok(share) => {
-                let mut held = self.held();
-                held.open = Some(Arc::new(share));
-                held.key = Some(key);
-                Ok(true)
-            }
-            Err(error) => wrong_passphrase(error),
-        }
-    }
-
-    /// Seals the share with another passphrase; whether it is locked stays as it is.
-    pub fn change_passphrase(&self, old: &[u8], new: &[u8]) -> Result<bool, HoldingError> {
-        let Some(key) = self.key_of(old)? else { return Ok(false) };
-        let fresh = fresh_key(new)?;
-        match self.store.reseal(&key, &fresh, nonce) {
-            Ok(()) => {
-                let mut held = self.held();
-                if held.open.is_some() {
-                    held.key = Some(fresh);
-                }
-                Ok(true)
-            }
-            Err(error) => wrong_passphrase(error),
-        }
     }
 
     /// Another member says that it is in this epoch.
@@ -439,21 +275,6 @@ impl Holding {
         Ok(())
     }
 
-    /// The key that seals what is stored now; none while the share is locked.
-    pub(super) fn seal_key(&self) -> Result<Option<SealKey>, HoldingError> {
-        let held = self.held();
-        if held.encrypted { Ok(held.key.clone()) } else { Ok(Some(SealKey::load(&self.seal_key)?)) }
-    }
-
-    /// Erases every share of this member from the disk and from memory.
-    pub fn erase(&self) -> Result<(), HoldingError> {
-        self.store.erase_all()?;
-        let mut held = self.held();
-        held.open = None;
-        held.key = None;
-        Ok(())
-    }
-
     /// Names of payments that are being made.
     pub(super) fn names(&self) -> &Mutex<Holds> {
         &self.names
@@ -497,13 +318,6 @@ impl Holding {
             }),
             public,
         })
-    }
-
-    fn key_of(&self, passphrase: &[u8]) -> Result<Option<SealKey>, HoldingError> {
-        match self.store.protection()? {
-            Protection::Passphrase(params) => Ok(Some(SealKey::from_passphrase(passphrase, params)?)),
-            Protection::KeyFile => Ok(None),
-        }
     }
 
     pub fn public(&self) -> &Arc<PublicKeys> {
