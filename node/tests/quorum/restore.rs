@@ -150,3 +150,78 @@ async fn a_restored_share_waits_for_others_and_an_older_one_is_refused_while_the
     assert_eq!(epochs, BTreeSet::from([0]));
     cluster.shutdown().await;
 }
+
+/// Nothing is left of a refused backup, the two others sign as before, and the right one is taken afterwards.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_with_any_bit_flipped_or_of_another_wallet_is_refused_and_nothing_is_lost() {
+    use rand::Rng;
+    let mut cluster = Cluster::new(3);
+    cluster.nodes[0].create("w").await.unwrap();
+    cluster.nodes[0].create("v").await.unwrap();
+    fund(&cluster.chain, &cluster.nodes[0].wallet("w")).await;
+    let kept = tempfile::tempdir().unwrap();
+    let good = back_up(&cluster, kept.path(), "w").await[0].clone();
+    let other = kept.path().join("v");
+    cluster.nodes[0].wallet("v").backup(&other).await.unwrap();
+
+    // While the wallet is there, its place is taken.
+    let taken = cluster.nodes[0].manager.restore("w", &good, None, true).await.unwrap_err();
+    assert_eq!(taken.code, -36, "{taken}");
+    send(&cluster.nodes[0].wallet("w"), SOME).await.unwrap();
+
+    let node = cluster.nodes.remove(0);
+    let node = lose(node, &cluster.chain, &cluster.hub).await;
+    node.manager.load("v", None).await.unwrap();
+    cluster.nodes.insert(0, node);
+    let error = restore_error(&cluster.nodes[0], &other, true).await;
+    assert!(error.contains("holds the share of this wallet already"), "{error}");
+    assert!(cluster.nodes[0].wallet("v").quorum().await.unwrap().is_some());
+
+    let bytes = std::fs::read(&good).unwrap();
+    let mut bits: Vec<usize> = (0..24).map(|_| rand::thread_rng().gen_range(0..bytes.len() * 8)).collect();
+    bits.extend([0, 70, bytes.len() * 8 - 1]);
+    let flipped = kept.path().join("flipped");
+    for bit in bits {
+        let mut bytes = bytes.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&flipped, bytes).unwrap();
+        let error = restore_error(&cluster.nodes[0], &flipped, true).await;
+        assert!(error.contains("not in recognized format"), "bit {bit}: {error}");
+        let check = cluster.nodes[0].manager.verify_backup(&flipped, None).await.unwrap();
+        assert!(check.reason.is_some(), "bit {bit}");
+    }
+    send(&cluster.nodes[1].wallet("w"), SOME).await.unwrap();
+    cluster.nodes[0].manager.restore("w", &good, None, false).await.unwrap();
+    wait_for("it signs", async || send(&cluster.nodes[0].wallet("w"), SOME).await.is_ok()).await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_sealed_with_a_passphrase_opens_with_no_other_one() {
+    let mut cluster = Cluster::new(3);
+    cluster.nodes[0].create("w").await.unwrap();
+    fund(&cluster.chain, &cluster.nodes[0].wallet("w")).await;
+    cluster.nodes[0].wallet("w").encrypt("right").await.unwrap();
+    let kept = tempfile::tempdir().unwrap();
+    let file = kept.path().join("sealed");
+    cluster.nodes[0].wallet("w").backup(&file).await.unwrap();
+    for (passphrase, reason) in
+        [(None, Some("sealed with a passphrase")), (Some("wrong"), Some("")), (Some("right"), None)]
+    {
+        let check = cluster.nodes[0].manager.verify_backup(&file, passphrase).await.unwrap();
+        assert_eq!(check.reason.is_some(), reason.is_some(), "{passphrase:?}: {:?}", check.reason);
+        assert!(check.reason.unwrap_or_default().contains(reason.unwrap_or_default()));
+    }
+    let node = cluster.nodes.remove(0);
+    let node = lose(node, &cluster.chain, &cluster.hub).await;
+    cluster.nodes.insert(0, node);
+    cluster.nodes[0].manager.restore("w", &file, None, false).await.unwrap();
+    let wallet = cluster.nodes[0].wallet("w");
+    assert_eq!(wallet.unlock("wrong", 60).await.unwrap_err().code, -14);
+    assert_eq!(send(&wallet, SOME).await.unwrap_err().code, -13);
+    // The two others never needed it.
+    send(&cluster.nodes[1].wallet("w"), SOME).await.unwrap();
+    wallet.unlock("right", 60).await.unwrap();
+    wait_for("it signs", async || send(&wallet, SOME).await.is_ok()).await;
+    cluster.shutdown().await;
+}
