@@ -167,37 +167,6 @@ async fn shares_are_refreshed_when_their_time_has_come() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn payments_go_on_while_shares_are_dealt_again() {
-    let cluster = Cluster::new(3);
-    cluster.nodes[0].create("w").await.unwrap();
-    let wallet = cluster.nodes[0].wallet("w");
-    fund(&cluster.chain, &wallet).await;
-    let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let payer = {
-        let (wallet, over) = (cluster.nodes[1].wallet("w"), Arc::clone(&over));
-        tokio::spawn(async move {
-            let mut longest = Duration::ZERO;
-            let mut count = 0;
-            while !over.load(std::sync::atomic::Ordering::Relaxed) {
-                let started = Instant::now();
-                send(&wallet, Amount::from_sat(10_000)).await.unwrap();
-                longest = longest.max(started.elapsed());
-                count += 1;
-            }
-            (count, longest)
-        })
-    };
-    for node in [0, 2, 1] {
-        cluster.nodes[node].wallet("w").refresh_shares().await.unwrap();
-    }
-    over.store(true, std::sync::atomic::Ordering::Relaxed);
-    let (count, longest) = payer.await.unwrap();
-    println!("{count} payments during three refreshes; the longest took {longest:?}");
-    assert!(count > 3);
-    cluster.shutdown().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn too_few_for_a_refresh_are_named_within_two_seconds() {
     let cluster = Cluster::new(3);
     cluster.nodes[0].create("w").await.unwrap();
