@@ -68,6 +68,26 @@ pub struct Approval {
     pub answer: Option<Answer>,
 }
 
+impl Approval {
+    /// A question that is asked now and stays open for so long, with nothing in it yet but who asks and by which rule.
+    pub fn new(coordinator: MemberId, rule: &str, now: u64, open_seconds: u64) -> Self {
+        Self {
+            coordinator,
+            txid: None,
+            transaction: Vec::new(),
+            text: String::new(),
+            payments: Vec::new(),
+            change_sat: 0,
+            fee_sat: None,
+            agreed: Vec::new(),
+            rule: rule.to_owned(),
+            asked: now,
+            expires: now.saturating_add(open_seconds.clamp(1, OPEN_SECONDS_UNATTENDED)),
+            answer: None,
+        }
+    }
+}
+
 /// A question as it stands after it was put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Asked {

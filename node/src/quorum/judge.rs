@@ -218,10 +218,8 @@ fn described(core: &Core, checked: &Checked) -> String {
 }
 
 fn question(core: &Core, holding: &Holding, asking: &Asking, checked: &Checked) -> Approval {
-    let now = core.chain().now();
     let payments = checked.spend.iter().flat_map(|spend| &spend.recipients);
     Approval {
-        coordinator: asking.coordinator,
         txid: checked.txid,
         transaction: checked.dummy.as_ref().map(unsigned).unwrap_or_default(),
         text: checked.text.clone().unwrap_or_default(),
@@ -231,10 +229,7 @@ fn question(core: &Core, holding: &Holding, asking: &Asking, checked: &Checked) 
         change_sat: checked.change.to_sat(),
         fee_sat: checked.spend.as_ref().and_then(|spend| spend.fee).map(bitcoin::Amount::to_sat),
         agreed: asking.agreed.iter().filter_map(|party| holding.public().roster.member(*party).copied()).collect(),
-        rule: String::new(),
-        asked: now,
-        expires: now.saturating_add(asking.approval_seconds.clamp(1, super::approvals::OPEN_SECONDS_UNATTENDED)),
-        answer: None,
+        ..Approval::new(asking.coordinator, "", core.chain().now(), asking.approval_seconds)
     }
 }
 

@@ -70,26 +70,12 @@ fn question(core: &Core, holding: &Holding, ban: &Ban) -> ([u8; 32], Approval) {
     engine.input(ban.member.as_bytes());
     engine.input(&ban.epoch.0.to_be_bytes());
     engine.input(&ban.time_seconds.to_be_bytes());
-    let now = core.chain().now();
     let text = format!(
         "let {} sign with this member again: it failed a check in epoch {} ({}), and the pair was set up anew since",
         peer_name(&ban.member),
         ban.epoch,
         ban.reason
     );
-    let approval = Approval {
-        coordinator: core.me(),
-        txid: None,
-        transaction: Vec::new(),
-        text,
-        payments: Vec::new(),
-        change_sat: 0,
-        fee_sat: None,
-        agreed: Vec::new(),
-        rule: "ban".to_owned(),
-        asked: now,
-        expires: now.saturating_add(OPEN_SECONDS_UNATTENDED),
-        answer: None,
-    };
+    let approval = Approval { text, ..Approval::new(core.me(), "ban", core.chain().now(), OPEN_SECONDS_UNATTENDED) };
     (sha256::Hash::from_engine(engine).to_byte_array(), approval)
 }

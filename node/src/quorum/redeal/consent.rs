@@ -166,20 +166,7 @@ fn question(core: &Core, from: &MemberId, kind: RedealKind, old: &PublicKeys, ro
     engine.input(b"keyless/roster-change/v1");
     engine.input(&old.statement());
     engine.input(text.as_bytes());
-    let now = core.chain().now();
-    let approval = Approval {
-        coordinator: *from,
-        txid: None,
-        transaction: Vec::new(),
-        text,
-        payments: Vec::new(),
-        change_sat: 0,
-        fee_sat: None,
-        agreed: Vec::new(),
-        rule: "roster change".to_owned(),
-        asked: now,
-        expires: now.saturating_add(OPEN_SECONDS_UNATTENDED),
-        answer: None,
-    };
+    let approval =
+        Approval { text, ..Approval::new(*from, "roster change", core.chain().now(), OPEN_SECONDS_UNATTENDED) };
     (sha256::Hash::from_engine(engine).to_byte_array(), approval)
 }
