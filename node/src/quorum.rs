@@ -17,6 +17,7 @@
 //! | [`redeal`] | dealing shares again: refresh, reshare, repair, and the switch of epochs |
 //! | [`lease`] | address indexes from t members |
 //! | [`names`] | users' own names for payments, leased from t members |
+//! | [`nonces`] | nonces of taproot signatures in one round: one's own for each coordinator, and what others told |
 //! | [`check`], [`dummy`] | what a co-signer checks before it signs |
 //! | [`guard`], [`approvals`] | one share's policy, memory, log; what waits for its operator |
 //! | [`fence`] | members that were rolled back |
@@ -44,6 +45,7 @@ pub mod keygen;
 pub mod lease;
 pub mod link;
 pub mod names;
+pub mod nonces;
 pub mod participant;
 pub mod rate;
 pub mod redeal;

@@ -20,6 +20,7 @@ use keyless_node::quorum::wire::{
 };
 use keyless_p2p::cosigners::{self, Carrier, Event, Events, Hello, Identity, Member, Network, PeerId, public_key_of};
 use tokio::runtime::Runtime;
+use tss_wallet::sign::{Commitment, Commitments, NoncePool, answer, nonce_use};
 use tss_wallet::wallet::keychain::AddressType;
 use tss_wallet::{
     Epoch, MemberId, PartyIndex, Recipient, SessionId, SignItem, SignParams, Signature, SigningIdentity,
@@ -151,6 +152,7 @@ impl Rogue {
             idempotency_key: None,
             coins: CoinChoice::Caller,
             signers,
+            nonces: Vec::new(),
             subject: Subject::Transaction { psbt: Blob(psbt.serialize()), inputs, change, first: 0, count },
             patience_ms: 5_000,
             approval_seconds: 60,
@@ -243,6 +245,7 @@ impl Rogue {
     /// Takes part in what others ask for, badly, until `stop`. Counts the requests that it was in.
     pub fn misbehave(&mut self, behaviour: Behaviour, stop: &AtomicBool, asked: &AtomicUsize) {
         let mut sessions: BTreeMap<SessionId, (Topic, Option<SigningSession>)> = BTreeMap::new();
+        let mut pool = NoncePool::default();
         while !stop.load(Ordering::Relaxed) {
             let Some(Event::Frame { from, bytes }) = self.event(Duration::from_millis(50)) else { continue };
             let Some(from) = member_of(&from) else { continue };
@@ -250,6 +253,18 @@ impl Rogue {
             if frame.opens {
                 let Ok((topic, message)) = wire::open_first(&frame, self.me, from) else { continue };
                 match message {
+                    Message::AskNonces { .. } if behaviour == Behaviour::Silent => {
+                        asked.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Message::AskNonces { count, .. } => {
+                        let Some(share) = self.holding.share() else { continue };
+                        let told = pool.issue(&share, usize::from(count), &fresh_session().0);
+                        self.send(from, &topic, 0, &Message::Nonces(Blob(Commitment::concat(&told))));
+                    }
+                    Message::Sign(request) if !request.nonces.is_empty() => {
+                        asked.fetch_add(1, Ordering::Relaxed);
+                        self.one_round(behaviour, from, &topic, &request, &mut pool);
+                    }
                     Message::Sign(request) => {
                         asked.fetch_add(1, Ordering::Relaxed);
                         let session = self.begin(behaviour, from, &topic, &request);
@@ -269,6 +284,55 @@ impl Rogue {
                 self.answer(behaviour, &topic, out);
             }
         }
+    }
+
+    /// Answers a request of one round.
+    fn one_round(
+        &self,
+        behaviour: Behaviour,
+        from: MemberId,
+        topic: &Topic,
+        request: &SignRequest,
+        pool: &mut NoncePool,
+    ) {
+        let share = |answer: Vec<u8>| Message::Share { answer: Blob(answer), next: Blob(Vec::new()) };
+        match behaviour {
+            Behaviour::Silent | Behaviour::Stalls { .. } => return,
+            Behaviour::Garbage => return self.send(from, topic, 2, &share(vec![1; 400])),
+            Behaviour::Floods => self.flood(from, topic),
+            _ => {}
+        }
+        let Some(mut body) = self.honest_share(behaviour, topic, request, pool) else { return };
+        let honest = body.clone();
+        // The last byte is one of a share.
+        if let Some(last) = body.last_mut() {
+            *last ^= 1;
+        }
+        match behaviour {
+            Behaviour::Wrong { .. } => self.send(from, topic, 2, &share(body)),
+            Behaviour::Equivocates => {
+                self.send(from, topic, 2, &share(body));
+                self.send(from, topic, 2, &share(honest));
+            }
+            _ => self.send(from, topic, 2, &share(honest)),
+        }
+    }
+
+    fn honest_share(
+        &self,
+        behaviour: Behaviour,
+        topic: &Topic,
+        request: &SignRequest,
+        pool: &mut NoncePool,
+    ) -> Option<Vec<u8>> {
+        let session = if behaviour == Behaviour::OtherSession { fresh_session() } else { topic.session };
+        let signers: Vec<PartyIndex> =
+            request.signers.iter().filter_map(|index| PartyIndex::new(*index).ok()).collect();
+        let lists = request.nonces.iter().map(|nonces| Commitment::parse_all(&nonces.commitments.0));
+        let commitments: Commitments = signers.iter().copied().zip(lists.collect::<Option<Vec<_>>>()?).collect();
+        let params = SignParams { session, signers, items: items_of(request), banned: Default::default() };
+        let nonces = pool.take(commitments.get(&self.holding.me())?, &nonce_use(&params)).ok()?;
+        answer(self.holding.share()?.as_ref(), &params, &commitments, nonces).ok()
     }
 
     fn begin(

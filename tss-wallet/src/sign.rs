@@ -5,6 +5,9 @@
 //! more each time that one of those has a high R (`ecdsa`). Every signer ends with all signatures, each verified against
 //! the child key it is for.
 //!
+//! Where all inputs are taproot's, [`Roast`] and [`answer`] do the same in one round, over commitments that members told
+//! before ([`nonces`]): the request names them, the answer is the share.
+//!
 //! Refuses: anything but exactly t signers, a partner on the ban list, a message for other items, signers or another
 //! session (all are hashed into every message), and messages twice. Nothing of a session can be stored: a crash means
 //! a new session with new nonces.
@@ -13,6 +16,9 @@
 
 mod ecdsa;
 mod error;
+pub mod nonces;
+mod one_round;
+mod roast;
 mod schnorr;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +30,9 @@ use secp256k1::{Message, PublicKey, SECP256K1};
 
 use ecdsa::ChosenR;
 pub use error::{SignError, Verdict};
+pub use nonces::{Commitment, NonceError, NoncePool};
+pub use one_round::{Commitments, answer, nonce_use};
+pub use roast::{Roast, Started};
 
 use crate::ids::{Outgoing, PartyIndex, Recipient, SessionId, tagged_hash};
 use crate::keys::{KeyShare, KeyTree, Scheme};
@@ -38,10 +47,8 @@ pub const MAX_ECDSA_ITEMS: usize = 128;
 
 const LAST_ROUND: u8 = ecdsa::MAX_ROUNDS;
 
-/// The first rounds whose messages may carry a member's part of a signature: nothing before them commits it to one.
-pub const ECDSA_SHARE_ROUND: u8 = 3;
-/// The same for taproot items.
-pub const SCHNORR_SHARE_ROUND: u8 = 2;
+/// The round of the messages that carry shares of taproot items.
+const SCHNORR_SHARE_ROUND: u8 = 2;
 const BINDING_BYTES: usize = 32;
 
 /// One signature to make.
@@ -94,6 +101,8 @@ pub(crate) type PerPeer = BTreeMap<PartyIndex, Vec<u8>>;
 /// What a round ends in.
 pub(crate) enum Step {
     Send(PerPeer),
+    /// The same, and this member's part of signatures is in it: it cannot be taken back.
+    Share(PerPeer),
     Done(Vec<(usize, Signature)>),
 }
 
@@ -112,6 +121,7 @@ pub struct SigningSession {
     inbox: BTreeMap<(u8, PartyIndex), Vec<u8>>,
     expected: Vec<(PublicKey, SignItem)>,
     signatures: BTreeMap<usize, Signature>,
+    gives_share: bool,
     state: State,
 }
 
@@ -188,6 +198,7 @@ impl SigningSession {
             inbox: BTreeMap::new(),
             expected,
             signatures: BTreeMap::new(),
+            gives_share: false,
             state: State::Running,
         };
         let mut first = Vec::new();
@@ -204,6 +215,7 @@ impl SigningSession {
     /// # Errors
     /// See [`SignError::verdict`]: a dropped message leaves the session as it was; every other error ends it.
     pub fn receive(&mut self, from: PartyIndex, body: &[u8]) -> Result<Vec<Outgoing>, SignError> {
+        self.gives_share = false;
         let result = self.accept(from, body).and_then(|()| self.advance());
         if result.as_ref().is_err_and(|error| error.verdict() != Verdict::Dropped) {
             self.state = State::Failed;
@@ -217,6 +229,13 @@ impl SigningSession {
     #[must_use]
     pub fn finished(&self) -> Option<Vec<Signature>> {
         (self.state == State::Finished).then(|| self.signatures.values().copied().collect())
+    }
+
+    /// Whether what the last message gave to send carries this member's part of a signature. Nothing before that commits
+    /// it to one: this is the moment for a last look.
+    #[must_use]
+    pub fn gives_share(&self) -> bool {
+        self.gives_share
     }
 
     /// The peers whose message of the present round has not come.
@@ -271,8 +290,10 @@ impl SigningSession {
             let mut running = Vec::new();
             for mut part in std::mem::take(&mut self.parts) {
                 let messages = received.remove(&part.scheme).unwrap_or_default();
-                match part.batch.step(&messages)? {
-                    Step::Send(messages) => {
+                let step = part.batch.step(&messages)?;
+                self.gives_share |= matches!(step, Step::Share(_));
+                match step {
+                    Step::Send(messages) | Step::Share(messages) => {
                         next.push((part.scheme, messages));
                         running.push(part);
                     }
@@ -294,15 +315,7 @@ impl SigningSession {
     fn take_signatures(&mut self, signatures: Vec<(usize, Signature)>) -> Result<(), SignError> {
         for (position, signature) in signatures {
             let (key, item) = self.expected.get(position).ok_or(SignError::InvalidResult)?;
-            let message = Message::from_digest(item.message);
-            let valid = match &signature {
-                Signature::Ecdsa { signature, .. } => SECP256K1.verify_ecdsa(&message, signature, key).is_ok(),
-                Signature::Schnorr(signature) => {
-                    let output = key.x_only_public_key().0.tap_tweak(SECP256K1, None).0.to_x_only_public_key();
-                    SECP256K1.verify_schnorr(signature, &message, &output).is_ok()
-                }
-            };
-            if !valid {
+            if !is_valid(key, item, &signature) {
                 return Err(SignError::InvalidResult);
             }
             self.signatures.insert(position, signature);
@@ -333,6 +346,36 @@ pub(crate) struct Task {
     pub position: usize,
     pub child: crate::keys::Child,
     pub message: [u8; 32],
+}
+
+fn is_valid(key: &PublicKey, item: &SignItem, signature: &Signature) -> bool {
+    let message = Message::from_digest(item.message);
+    match signature {
+        Signature::Ecdsa { signature, .. } => SECP256K1.verify_ecdsa(&message, signature, key).is_ok(),
+        Signature::Schnorr(signature) => {
+            let output = key.x_only_public_key().0.tap_tweak(SECP256K1, None).0.to_x_only_public_key();
+            SECP256K1.verify_schnorr(signature, &message, &output).is_ok()
+        }
+    }
+}
+
+/// Checks signatures that another member put together, each against the child key it is for.
+///
+/// # Errors
+/// Fails unless there is exactly one valid signature for each item, of its own scheme.
+pub fn verify(share: &KeyShare, items: &[SignItem], signatures: &[Signature]) -> Result<(), SignError> {
+    if items.len() != signatures.len() {
+        return Err(SignError::InvalidResult);
+    }
+    let mut tree = KeyTree::new(share.public());
+    for (item, signature) in items.iter().zip(signatures) {
+        let key = tree.child(&item.key)?.public_key;
+        let scheme = if matches!(signature, Signature::Schnorr(_)) { Scheme::Schnorr } else { Scheme::Ecdsa };
+        if Scheme::of(item.key.chain.address_type) != scheme || !is_valid(&key, item, signature) {
+            return Err(SignError::InvalidResult);
+        }
+    }
+    Ok(())
 }
 
 fn split_payload(schemes: &[Scheme], mut payload: &[u8]) -> Option<Vec<(Scheme, Vec<u8>)>> {

@@ -8,6 +8,8 @@
 mod cluster;
 #[path = "quorum/dkg.rs"]
 mod dkg;
+#[path = "quorum/one_round.rs"]
+mod one_round;
 #[path = "quorum/redeal.rs"]
 mod redeal;
 #[path = "quorum/sign.rs"]

@@ -22,6 +22,9 @@ struct Taken {
     by: MemberId,
     txid: Txid,
     until: Instant,
+    /// Attempts at the payment that are under way.
+    attempts: u32,
+    signed: bool,
 }
 
 /// The coins of one wallet that are being spent.
@@ -39,22 +42,34 @@ impl CoinClaims {
             return Err(position);
         }
         if self.taken.len().saturating_add(coins.len()) <= MAX_COINS {
-            let until = now + WHILE_SIGNING;
-            self.taken.extend(coins.iter().map(|coin| (*coin, Taken { by, txid, until })));
+            for coin in coins {
+                let known = self.taken.get(coin).filter(|taken| taken.txid == txid);
+                let (attempts, signed) = known.map_or((0, false), |taken| (taken.attempts, taken.signed));
+                let taken =
+                    Taken { by, txid, until: now + WHILE_SIGNING, attempts: attempts.saturating_add(1), signed };
+                self.taken.insert(*coin, taken);
+            }
         }
         Ok(())
     }
 
-    /// The payment is signed.
+    /// An attempt has ended with the payment signed.
     pub fn signed(&mut self, txid: &Txid, now: Instant) {
         for taken in self.taken.values_mut().filter(|taken| taken.txid == *txid) {
             taken.until = now + AFTER_SIGNING;
+            taken.attempts = taken.attempts.saturating_sub(1);
+            taken.signed = true;
         }
     }
 
-    /// The payment was not signed here: its coins are free.
+    /// An attempt has ended without: after the last one the coins are free, unless another one signed.
     pub fn free(&mut self, txid: &Txid) {
-        self.taken.retain(|_, taken| taken.txid != *txid);
+        self.taken.retain(|_, taken| {
+            if taken.txid == *txid {
+                taken.attempts = taken.attempts.saturating_sub(1);
+            }
+            taken.txid != *txid || taken.attempts > 0 || taken.signed
+        });
     }
 }
 
@@ -117,6 +132,21 @@ mod tests {
         // The next attempt, with other outputs or the same.
         coins.take(ONE, txid(10), &[coin(1), coin(2)], now).unwrap();
         coins.take(ONE, txid(12), &[coin(1)], now).unwrap();
+    }
+
+    #[test]
+    fn an_attempt_that_fails_beside_one_that_signed_frees_nothing() {
+        let now = Instant::now();
+        let mut coins = CoinClaims::default();
+        for _ in 0..3 {
+            coins.take(ONE, txid(10), &[coin(1)], now).unwrap();
+        }
+        coins.free(&txid(10));
+        assert_eq!(coins.take(TWO, txid(11), &[coin(1)], now), Err(0), "two attempts are under way");
+        coins.signed(&txid(10), now);
+        coins.free(&txid(10));
+        assert_eq!(coins.take(TWO, txid(11), &[coin(1)], now), Err(0), "one of them signed");
+        coins.take(TWO, txid(11), &[coin(1)], now + AFTER_SIGNING).unwrap();
     }
 
     #[test]

@@ -285,7 +285,9 @@ impl Core {
     pub(super) fn hold(&self, holding: Arc<Holding>) {
         // Whoever has got a share of another epoch begins anew.
         locked(&self.tries).retain(|(wallet, _), _| *wallet != holding.wallet());
-        locked(&self.holdings).insert(holding.wallet(), holding);
+        let old = locked(&self.holdings).insert(holding.wallet(), holding);
+        // Nonces end with their epoch.
+        old.iter().for_each(|old| old.nonces().clear());
     }
 
     /// Takes a name for a wallet that is being made; none if it is taken.
@@ -469,14 +471,16 @@ impl Core {
 
     /// Closes the share of a wallet that this member has left; its sessions end by themselves.
     pub(super) fn forget(&self, wallet: &WalletId) {
-        locked(&self.holdings).remove(wallet);
+        let old = locked(&self.holdings).remove(wallet);
+        old.iter().for_each(|old| old.nonces().clear());
     }
 
     /// Ends the sessions of one wallet and closes its share.
     pub fn release(&self, wallet: WalletId) {
         let holding = locked(&self.holdings).remove(&wallet);
-        if holding.is_some() {
+        if let Some(holding) = holding {
             self.sessions.stop_all(Some(wallet), STOP_PATIENCE);
+            holding.nonces().clear();
         }
     }
 

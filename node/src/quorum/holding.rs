@@ -30,6 +30,7 @@ use sealed::Share;
 use super::coins::CoinClaims;
 use super::guard::{Guard, GuardError};
 use super::names::Holds;
+use super::nonces::Nonces;
 use super::refusal::Refusal;
 use super::wire::Invitation;
 
@@ -75,6 +76,8 @@ pub struct Holding {
     marks: Arc<Mutex<BTreeMap<ChainId, u32>>>,
     payments: Arc<Mutex<()>>,
     names: Arc<Mutex<Holds>>,
+    /// Of this epoch alone.
+    nonces: Nonces,
     coins: Arc<Mutex<CoinClaims>>,
     suspended: Arc<Mutex<BTreeMap<MemberId, String>>>,
     guard: Arc<Guard>,
@@ -152,6 +155,7 @@ impl Holding {
             marks: Arc::new(Mutex::new(marks)),
             payments: Arc::default(),
             names: Arc::default(),
+            nonces: Nonces::default(),
             suspended: Arc::new(Mutex::new(suspended)),
             coins: Arc::default(),
             guard,
@@ -181,6 +185,11 @@ impl Holding {
     /// Policy, memory and log of this member.
     pub fn guard(&self) -> &Guard {
         &self.guard
+    }
+
+    /// Nonces of one-round signatures.
+    pub fn nonces(&self) -> &Nonces {
+        &self.nonces
     }
 
     /// Another member says that it is in this epoch.
@@ -265,6 +274,8 @@ impl Holding {
                 batch.put(Family::Claims, key, reason.as_bytes());
                 self.db.write(&batch, Sync::Yes)?;
                 suspended.insert(member, reason.to_owned());
+                let mine = self.index_of(&member) == Some(self.me);
+                if mine { self.nonces.clear() } else { self.nonces.forget(&member) }
             }
             None => {
                 batch.delete(Family::Claims, key);
@@ -303,6 +314,7 @@ impl Holding {
             marks: Arc::clone(&self.marks),
             payments: Arc::clone(&self.payments),
             names: Arc::clone(&self.names),
+            nonces: Nonces::default(),
             suspended: Arc::clone(&self.suspended),
             coins: Arc::clone(&self.coins),
             guard: Arc::clone(&self.guard),

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use bitcoin::Transaction;
 use tss_wallet::audit::{Entry, Kind};
 use tss_wallet::policy::{Facts, Subject, Verdict};
-use tss_wallet::sign::{ECDSA_SHARE_ROUND, SCHNORR_SHARE_ROUND};
 use tss_wallet::wallet::keychain::ChainId;
 use tss_wallet::wallet::signing::{GroupSignature, SigningItem, apply_signatures};
 use tss_wallet::{MemberId, PartyIndex, SessionId, Signature};
@@ -241,9 +240,4 @@ fn unsigned(dummy: &Transaction) -> Vec<u8> {
         input.witness = bitcoin::Witness::new();
     }
     bitcoin::consensus::serialize(&tx)
-}
-
-/// Whether a message of this round carries what cannot be taken back: the sender's part of a signature.
-pub fn carries_share(round: u16, schnorr: bool) -> bool {
-    round >= u16::from(if schnorr { SCHNORR_SHARE_ROUND } else { ECDSA_SHARE_ROUND })
 }

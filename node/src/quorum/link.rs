@@ -16,7 +16,7 @@ use super::sessions::{Inbound, Inbox};
 use super::wire::{self, Blob, Message, Topic};
 
 /// Bytes of envelopes that a session keeps as evidence. Larger sessions keep their first ones.
-const EVIDENCE_BYTES: usize = 256 << 10;
+pub(super) const EVIDENCE_BYTES: usize = 256 << 10;
 
 /// What a session hears.
 #[derive(Debug)]
@@ -159,7 +159,7 @@ impl<'a> Link<'a> {
                 Some(Inbound::Stop) => return Heard::Stop,
                 Some(Inbound::Down(member)) if self.others.contains(&member) => return Heard::Down(member),
                 Some(Inbound::Down(_)) => {}
-                Some(Inbound::Frame { from, envelope }) => {
+                Some(Inbound::Frame { from, envelope, .. }) => {
                     if !self.others.contains(&from) {
                         tracing::warn!(session = %self.topic.session, %from, "frame of a member that takes no part");
                         continue;

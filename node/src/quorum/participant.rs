@@ -3,6 +3,8 @@
 //! Checks the request by itself ([`super::check`]), then runs the protocol until it is through, or until the
 //! coordinator, the deadline or a failed check ends it. What it refuses, it refuses by name.
 
+pub(super) mod one_round;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +12,9 @@ use std::time::{Duration, Instant};
 use tss_wallet::policy::Facts;
 use tss_wallet::sign::Verdict;
 use tss_wallet::wallet::keychain::AddressType;
-use tss_wallet::{MemberId, Outgoing, PartyIndex, SignError, SignItem, SignParams, SigningSession};
+use tss_wallet::{
+    KeyShare, MemberId, Outgoing, PartyIndex, SessionId, SignError, SignItem, SignParams, SigningSession,
+};
 
 use super::blame::{self, Accusation};
 use super::check::{self, Checked};
@@ -40,16 +44,6 @@ pub(super) fn needs_ecdsa(items: &[SignItem]) -> bool {
     items.iter().any(|item| item.key.chain.address_type != AddressType::Bech32m)
 }
 
-fn needs_schnorr(items: &[SignItem]) -> bool {
-    items.iter().any(|item| item.key.chain.address_type == AddressType::Bech32m)
-}
-
-/// Whether what a machine wants sent cannot be taken back.
-pub(super) fn carries_share(outgoing: &[Outgoing], items: &[SignItem]) -> bool {
-    let schnorr = needs_schnorr(items);
-    outgoing.iter().any(|message| judge::carries_share(message.round(), schnorr))
-}
-
 pub(super) fn sign_items(checked: &Checked) -> Vec<SignItem> {
     checked.items.iter().map(|item| SignItem { key: item.key.id, message: item.message }).collect()
 }
@@ -59,13 +53,21 @@ pub(super) fn post(link: &Link<'_>, holding: &Holding, outgoing: Vec<Outgoing>) 
     link.post(&outgoing, |member| holding.index_of(member))
 }
 
+/// A request as it came.
+pub(super) struct Asked {
+    pub request: SignRequest,
+    /// Signed by its coordinator.
+    pub envelope: Vec<u8>,
+    pub slot: Opening,
+}
+
 /// Another member asks for this one's part.
-pub(super) fn asked(core: &Arc<Core>, from: MemberId, topic: Topic, request: SignRequest, slot: Opening) {
+pub(super) fn asked(core: &Arc<Core>, from: MemberId, topic: Topic, asked: Asked) {
     let holding = match core.holding(&topic.wallet) {
         Some(holding) if holding.index_of(&from).is_some() => holding,
         _ => return core.refuse(&topic, from, Refusal::UnknownWallet),
     };
-    let result = take_part(core, &holding, from, topic, request, slot);
+    let result = take_part(core, &holding, from, topic, asked);
     metrics().decision(match &result {
         Ok(()) => "sign",
         Err(Refusal::NeedsApproval) => "ask",
@@ -93,26 +95,24 @@ fn signers_of(holding: &Holding, from: &MemberId, raw: &[u8]) -> Result<Vec<Part
     Ok(signers)
 }
 
-fn take_part(
-    core: &Core,
-    holding: &Holding,
-    from: MemberId,
-    topic: Topic,
-    request: SignRequest,
-    slot: Opening,
-) -> Result<(), Refusal> {
+/// The share of the epoch that is spoken of, if it may be used at all.
+fn ready_share(holding: &Holding, topic: &Topic) -> Result<Arc<KeyShare>, Refusal> {
     if holding.epoch() != topic.epoch {
         return Err(Refusal::OtherEpoch(holding.epoch().0));
     }
-    if holding.share().is_none() {
-        return Err(Refusal::Locked);
-    }
+    let share = holding.share().ok_or(Refusal::Locked)?;
     if holding.is_unconfirmed() {
         return Err(Refusal::Restored);
     }
     if holding.is_fenced() {
         return Err(Refusal::Fenced);
     }
+    Ok(share)
+}
+
+fn take_part(core: &Core, holding: &Holding, from: MemberId, topic: Topic, asked: Asked) -> Result<(), Refusal> {
+    let Asked { request, envelope, slot } = asked;
+    ready_share(holding, &topic)?;
     let signers = signers_of(holding, &from, &request.signers)?;
     let suspended = holding.suspended();
     if let Some(member) = members_of(holding, &signers).iter().find(|member| suspended.contains(member)) {
@@ -169,7 +169,11 @@ fn take_part(
     let params = SignParams { session: topic.session, signers, items, banned };
     let patience = Duration::from_millis(u64::from(request.patience_ms)).min(MAX_PATIENCE);
     let part = Part { core, holding, link: &link, asking: &asking, facts: &facts, checked: &checked };
-    let signed = run(part, &params, patience)?;
+    let signed = if request.nonces.is_empty() {
+        run(part, &params, patience)?
+    } else {
+        one_round::give(part, &params, &request, &envelope, patience)?
+    };
     if let Some(coins) = coins.as_mut().filter(|_| signed) {
         coins.signed();
     }
@@ -213,7 +217,7 @@ fn run(part: Part<'_>, params: &SignParams, patience: Duration) -> Result<bool, 
                 for body in bodies {
                     match session.receive(index, &body.0) {
                         Ok(outgoing) => {
-                            if carries_share(&outgoing, &params.items) {
+                            if session.gives_share() {
                                 judge::release(core, holding, facts, checked)?;
                             }
                             post(link, holding, outgoing);
@@ -262,7 +266,7 @@ pub(super) fn members_of(holding: &Holding, parties: &[PartyIndex]) -> Vec<Membe
 
 /// Writes a ban down before anything else leaves, then names the reason.
 fn failed(core: &Core, holding: &Holding, link: &Link<'_>, error: &SignError) -> Refusal {
-    note_failure(core, holding, link, error);
+    note_failure(core, holding, link.topic().session, error, || link.evidence());
     match (error.verdict(), error.culprit()) {
         (Verdict::Ban, Some(party)) => Refusal::Excluded(u16::from(party.get())),
         _ => Refusal::Failed(error.to_string()),
@@ -270,8 +274,13 @@ fn failed(core: &Core, holding: &Holding, link: &Link<'_>, error: &SignError) ->
 }
 
 /// Logs a failure with its culprit; a ban is durable when this returns.
-pub(super) fn note_failure(core: &Core, holding: &Holding, link: &Link<'_>, error: &SignError) {
-    let session = link.topic().session;
+pub(super) fn note_failure(
+    core: &Core,
+    holding: &Holding,
+    session: SessionId,
+    error: &SignError,
+    evidence: impl FnOnce() -> Vec<Vec<u8>>,
+) {
     tracing::warn!(%session, wallet = holding.name(), culprit = ?error.culprit(), %error, "signing failed");
     if error.verdict() == Verdict::Ban
         && let Some(party) = error.culprit()
@@ -284,7 +293,7 @@ pub(super) fn note_failure(core: &Core, holding: &Holding, link: &Link<'_>, erro
     }
     let member = error.culprit().and_then(|party| holding.public().roster.member(party).copied());
     let Some((kind, member)) = blame::kind_of(error).zip(member) else { return };
-    let evidence = if error.verdict() == Verdict::Ban { Vec::new() } else { link.evidence() };
+    let evidence = if error.verdict() == Verdict::Ban { Vec::new() } else { evidence() };
     let (reason, time) = (error.to_string(), core.chain.now());
     let accusation = Accusation { member, kind: kind.to_owned(), session, time, reason, evidence };
     if let Err(error) = blame::accuse(holding, &accusation) {

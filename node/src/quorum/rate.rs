@@ -13,25 +13,39 @@ const NANOS: u128 = 1_000_000_000;
 /// The tokens of one member.
 #[derive(Debug, Clone, Copy)]
 pub struct Bucket {
+    burst: u32,
+    per_second: u32,
     tokens: u32,
     at: Instant,
 }
 
 impl Bucket {
+    /// For requests.
     pub fn full(now: Instant) -> Self {
-        Self { tokens: BURST, at: now }
+        Self::of(BURST, PER_SECOND, now)
+    }
+
+    /// So many at once, and for each second after.
+    pub fn of(burst: u32, per_second: u32, now: Instant) -> Self {
+        Self { burst, per_second: per_second.max(1), tokens: burst, at: now }
     }
 
     /// Takes a token; false if there is none.
     pub fn take(&mut self, now: Instant) -> bool {
-        let due = now.saturating_duration_since(self.at).as_nanos().saturating_mul(u128::from(PER_SECOND)) / NANOS;
+        self.take_many(1, now)
+    }
+
+    /// Takes so many tokens, or none.
+    pub fn take_many(&mut self, count: u32, now: Instant) -> bool {
+        let elapsed = now.saturating_duration_since(self.at).as_nanos();
+        let due = elapsed.saturating_mul(u128::from(self.per_second)) / NANOS;
         let due = u32::try_from(due).unwrap_or(u32::MAX);
         if due > 0 {
-            self.tokens = self.tokens.saturating_add(due).min(BURST);
-            self.at =
-                if self.tokens == BURST { now } else { self.at + Duration::from_secs(u64::from(due)) / PER_SECOND };
+            self.tokens = self.tokens.saturating_add(due).min(self.burst);
+            let full = self.tokens == self.burst;
+            self.at = if full { now } else { self.at + Duration::from_secs(u64::from(due)) / self.per_second };
         }
-        match self.tokens.checked_sub(1) {
+        match self.tokens.checked_sub(count) {
             Some(left) => {
                 self.tokens = left;
                 true
@@ -47,6 +61,15 @@ mod tests {
 
     fn taken(bucket: &mut Bucket, now: Instant) -> u32 {
         (0..2 * BURST).filter(|_| bucket.take(now)).count() as u32
+    }
+
+    #[test]
+    fn several_are_taken_together_or_not_at_all() {
+        let start = Instant::now();
+        let mut bucket = Bucket::of(10, 5, start);
+        assert!(bucket.take_many(7, start) && !bucket.take_many(4, start) && bucket.take_many(3, start));
+        assert!(!bucket.take_many(6, start + Duration::from_secs(1)));
+        assert!(bucket.take_many(5, start + Duration::from_secs(1)));
     }
 
     #[test]

@@ -70,6 +70,10 @@ pub enum Refusal {
     NeedsApproval,
     #[error("its share was restored from a backup, and waits for others to confirm that it is of the present epoch")]
     Restored,
+    #[error("it has used a nonce of this request before")]
+    NonceUsed,
+    #[error("it does not know a nonce of this request")]
+    NonceUnknown,
     #[error("its disk failed: {0}")]
     Storage(String),
     #[error("the attempt failed there: {0}")]

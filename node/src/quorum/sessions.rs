@@ -34,7 +34,7 @@ const EARLY_AGE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub enum Inbound {
     /// An envelope, not yet opened.
-    Frame { from: MemberId, envelope: Vec<u8> },
+    Frame { session: SessionId, from: MemberId, envelope: Vec<u8> },
     /// The connection to a member ended; what was sent may be lost.
     Down(MemberId),
     /// The operator, or the end of the process, wants it to end.
@@ -162,6 +162,13 @@ impl Sessions {
 
     /// Opens a session; frames that came early are waiting in its inbox.
     pub fn open(&self, info: SessionInfo) -> Result<Inbox, OpenError> {
+        let (sender, frames) = sync_channel(INBOX_FRAMES);
+        let id = info.id;
+        self.admit(info, &sender)?;
+        Ok(Inbox { ids: vec![id], frames, sessions: self.clone() })
+    }
+
+    fn admit(&self, info: SessionInfo, frames: &SyncSender<Inbound>) -> Result<(), OpenError> {
         let mut table = self.table();
         if table.stopping {
             return Err(OpenError::Stopping);
@@ -173,22 +180,21 @@ impl Sessions {
         if table.open.len() >= MAX_SESSIONS || by_peer >= MAX_SESSIONS_PER_PEER {
             return Err(OpenError::TooMany);
         }
-        let (frames, receiver) = sync_channel(INBOX_FRAMES);
         table.forget_old(Instant::now());
         let id = info.id;
         let mut kept = VecDeque::with_capacity(table.early.len());
         for early in std::mem::take(&mut table.early) {
             if early.session == id {
                 table.early_bytes = table.early_bytes.saturating_sub(early.envelope.len());
-                // The inbox is empty and larger than what all members may send early.
-                let _ = frames.try_send(Inbound::Frame { from: early.from, envelope: early.envelope });
+                // The inbox has more room than what all members may send early; what is lost is as if it had not come.
+                let _ = frames.try_send(Inbound::Frame { session: id, from: early.from, envelope: early.envelope });
             } else {
                 kept.push_back(early);
             }
         }
         table.early = kept;
-        table.open.insert(id, Entry { info, frames });
-        Ok(Inbox { id, frames: receiver, sessions: self.clone() })
+        table.open.insert(id, Entry { info, frames: frames.clone() });
+        Ok(())
     }
 
     /// How many sessions there are beside the caller's own.
@@ -205,7 +211,7 @@ impl Sessions {
     pub fn deliver(&self, id: SessionId, from: MemberId, envelope: Vec<u8>) {
         let mut table = self.table();
         if let Some(entry) = table.open.get(&id) {
-            if let Err(TrySendError::Full(_)) = entry.frames.try_send(Inbound::Frame { from, envelope }) {
+            if let Err(TrySendError::Full(_)) = entry.frames.try_send(Inbound::Frame { session: id, from, envelope }) {
                 tracing::warn!(session = %id, "a session does not read its frames; dropped");
                 table.open.remove(&id);
             }
@@ -260,16 +266,31 @@ impl Sessions {
     }
 }
 
-/// Where one session waits. The session is over when this is dropped.
+/// Where one session waits, or several of one request. They are over when this is dropped.
 pub struct Inbox {
-    id: SessionId,
+    ids: Vec<SessionId>,
     frames: Receiver<Inbound>,
     sessions: Sessions,
 }
 
 impl Inbox {
-    pub fn id(&self) -> SessionId {
-        self.id
+    /// Opens another session that waits here too.
+    pub fn open(&mut self, info: SessionInfo) -> Result<(), OpenError> {
+        let id = info.id;
+        let table = self.sessions.table();
+        let frames = self.ids.iter().find_map(|id| table.open.get(id)).map(|entry| entry.frames.clone());
+        drop(table);
+        // None is left: they were stopped.
+        self.sessions.admit(info, &frames.ok_or(OpenError::Stopping)?)?;
+        self.ids.push(id);
+        Ok(())
+    }
+
+    /// Ends one of them.
+    pub fn close(&mut self, id: &SessionId) {
+        self.ids.retain(|known| known != id);
+        self.sessions.table().open.remove(id);
+        self.sessions.shared.closed.notify_all();
     }
 
     /// What comes next, or `None` at the deadline.
@@ -283,22 +304,35 @@ impl Inbox {
 
     /// Writes down how far the session is; the steps of ceremonies, which take their time, go to the log.
     pub fn note(&self, state: &'static str, waiting_for: impl IntoIterator<Item = MemberId>) {
-        if let Some(entry) = self.sessions.table().open.get_mut(&self.id) {
-            let info = &mut entry.info;
-            let news = info.state != state && info.kind.is_ceremony();
-            info.state = state;
-            info.waiting_for = waiting_for.into_iter().collect();
-            if news {
-                let (kind, waiting_for) = (info.kind.as_str(), info.waiting_for.len());
-                tracing::info!(session = %self.id, kind, state, waiting_for, "ceremony");
-            }
+        let waiting_for: Vec<MemberId> = waiting_for.into_iter().collect();
+        for id in &self.ids {
+            self.change(id, |info| {
+                let news = info.state != state && info.kind.is_ceremony();
+                info.state = state;
+                info.waiting_for.clone_from(&waiting_for);
+                if news {
+                    let (kind, waiting_for) = (info.kind.as_str(), info.waiting_for.len());
+                    tracing::info!(session = %id, kind, state, waiting_for, "ceremony");
+                }
+            });
+        }
+    }
+
+    /// Changes what one of them shows of itself.
+    pub fn change(&self, id: &SessionId, change: impl FnOnce(&mut SessionInfo)) {
+        if let Some(entry) = self.sessions.table().open.get_mut(id) {
+            change(&mut entry.info);
         }
     }
 }
 
 impl Drop for Inbox {
     fn drop(&mut self) {
-        self.sessions.table().open.remove(&self.id);
+        let mut table = self.sessions.table();
+        for id in &self.ids {
+            table.open.remove(id);
+        }
+        drop(table);
         self.sessions.shared.closed.notify_all();
     }
 }
@@ -384,6 +418,20 @@ mod tests {
         }
         let inboxes: Vec<Inbox> = ids.map(|id| sessions.open(info(id, 9)).unwrap()).collect();
         assert!(inboxes.iter().all(|inbox| matches!(inbox.next(soon()), Some(Inbound::Frame { .. }))));
+    }
+
+    #[test]
+    fn sessions_of_one_request_share_an_inbox_and_end_one_by_one() {
+        let sessions = Sessions::default();
+        let mut inbox = sessions.open(info(1, 9)).unwrap();
+        sessions.deliver(session(2), MemberId([2; 32]), vec![7]);
+        inbox.open(info(2, 9)).unwrap();
+        assert_eq!(inbox.open(info(2, 9)), Err(OpenError::Twice));
+        assert!(matches!(inbox.next(soon()), Some(Inbound::Frame { session: id, .. }) if id == session(2)));
+        inbox.close(&session(2));
+        assert!(!sessions.is_open(&session(2)) && sessions.is_open(&session(1)));
+        drop(inbox);
+        assert!(!sessions.is_open(&session(1)));
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! A signature that this member coordinates: who signs, and what happens when somebody does not.
 //!
-//! Takes the first t−1 members that are ready. A member that refuses, fails or vanishes is left out of the next
+//! Where all inputs are taproot's, members sign in one round and nobody waits for the silent ([`roast`]). Otherwise it
+//! takes the first t−1 members that are ready. A member that refuses, fails or vanishes is left out of the next
 //! attempt; one that is merely silent is tried again when there is nobody else. Every attempt is a new session with
 //! new nonces. A member whose operator must be asked is waited for when nobody else can sign.
 //! Ends within the signing timeout, or as soon as fewer than t members are ready, naming who is missing.
 
 mod field;
+mod lines;
+mod roast;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,14 +29,12 @@ use super::error::{Missing, MissingList, QuorumError};
 use super::holding::Holding;
 use super::judge::{self, Asking};
 use super::link::{Heard, Link};
-use super::participant::{PER_SESSION, carries_share, members_of, needs_ecdsa, note_failure, post, sign_items};
+use super::participant::{PER_SESSION, members_of, needs_ecdsa, note_failure, post, sign_items};
 use super::refusal::Refusal;
 use super::sessions::SessionKind;
 use super::switching::{self, OtherEpoch};
 use super::wire::{CoinChoice, Message, SignRequest, Subject, Topic};
 use crate::metrics::metrics;
-
-pub(super) use super::participant::asked;
 
 /// How long an attempt goes on without a message from those it waits for.
 const NO_PROGRESS: Duration = Duration::from_millis(1_400);
@@ -171,46 +172,51 @@ impl Request<'_> {
         };
         let mut field = Field::default();
         let facts = self.own_decision()?;
+        let one_round = !needs_ecdsa(&sign_items(&self.checked));
         loop {
-            let partners = match self.choose(&field) {
-                Ok(partners) => partners,
-                Err(error) if field.asks() => {
-                    self.wait_for_answers(&mut field, error)?;
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            if Instant::now() >= self.deadline.get() {
-                return Err(self.timed_out(&field));
-            }
-            match self.attempt(&partners, &facts) {
-                Ok(signatures) => {
+            let tried =
+                if one_round { self.roast(&mut field, &facts).map(Some) } else { self.one_set(&mut field, &facts) };
+            match tried {
+                Ok(Some(signatures)) => {
                     coins.iter_mut().for_each(TakenCoins::signed);
                     return Ok(signatures);
                 }
-                Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::Pair(one, other)) => {
-                    field.apart(one, other);
+                Ok(None) => {}
+                Err(error) if field.asks() => self.wait_for_answers(&mut field, error)?,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// One attempt with the signers of now; none if others are to be tried.
+    fn one_set(&self, field: &mut Field, facts: &Facts) -> Result<Option<Vec<Signature>>, QuorumError> {
+        let partners = self.choose(field)?;
+        if Instant::now() >= self.deadline.get() {
+            return Err(self.timed_out(field));
+        }
+        match self.attempt(&partners, facts) {
+            Ok(signatures) => return Ok(Some(signatures)),
+            Err(Failure::Final(error)) => return Err(error),
+            Err(Failure::Pair(one, other)) => field.apart(one, other),
+            Err(Failure::Set(why)) => {
+                tracing::warn!(wallet = self.holding.name(), why, "attempt failed; trying other signers");
+                field.set_failed(partners);
+            }
+            Err(Failure::Silence(why)) => {
+                tracing::warn!(wallet = self.holding.name(), why, "attempt failed; trying other signers first");
+                field.set_silent(partners);
+            }
+            Err(Failure::Members(members)) => {
+                if members.iter().any(|(_, fault)| *fault == Fault::Busy) {
+                    std::thread::sleep(BUSY_PAUSE);
                 }
-                Err(Failure::Set(why)) => {
-                    tracing::warn!(wallet = self.holding.name(), why, "attempt failed; trying other signers");
-                    field.set_failed(partners);
-                }
-                Err(Failure::Silence(why)) => {
-                    tracing::warn!(wallet = self.holding.name(), why, "attempt failed; trying other signers first");
-                    field.set_silent(partners);
-                }
-                Err(Failure::Members(members)) => {
-                    if members.iter().any(|(_, fault)| *fault == Fault::Busy) {
-                        std::thread::sleep(BUSY_PAUSE);
-                    }
-                    for (missing, fault) in members {
-                        tracing::warn!(wallet = self.holding.name(), %missing, "signer replaced");
-                        field.out.insert(missing.member, (missing, fault));
-                    }
+                for (missing, fault) in members {
+                    tracing::warn!(wallet = self.holding.name(), %missing, "signer replaced");
+                    field.out.insert(missing.member, (missing, fault));
                 }
             }
         }
+        Ok(None)
     }
 
     fn coin_taken(&self, refusal: Refusal) -> QuorumError {
@@ -300,15 +306,8 @@ impl Request<'_> {
         QuorumError::TimedOut { seconds: self.core.signing_timeout.as_secs(), missing }
     }
 
-    /// The fastest t−1 members that are ready, in roster order.
-    fn choose(&self, field: &Field) -> Result<Vec<MemberId>, QuorumError> {
-        let items = sign_items(&self.checked);
-        let banned = if needs_ecdsa(&items) {
-            members_of(self.holding, &Vec::from_iter(self.holding.bans()))
-        } else {
-            Vec::new()
-        };
-        let needed = usize::from(self.holding.threshold()) - 1;
+    /// Members that may be asked, and those that may not, with the reason.
+    fn candidates(&self, field: &Field, banned: &[MemberId]) -> (Vec<Candidate>, Vec<Missing>) {
         let mut candidates: Vec<Candidate> = Vec::new();
         let mut missing = Vec::new();
         for member in self.holding.others() {
@@ -332,6 +331,14 @@ impl Request<'_> {
             let latency = status.and_then(|status| status.latency).unwrap_or(Duration::MAX);
             candidates.push(Candidate { member, suspect: self.core.is_suspect(&member), latency });
         }
+        (candidates, missing)
+    }
+
+    /// The fastest t−1 members that are ready, in roster order.
+    fn choose(&self, field: &Field) -> Result<Vec<MemberId>, QuorumError> {
+        let banned = members_of(self.holding, &Vec::from_iter(self.holding.bans()));
+        let needed = usize::from(self.holding.threshold()) - 1;
+        let (candidates, mut missing) = self.candidates(field, &banned);
         if let Some(set) = field.next(candidates.clone(), needed, &self.core.me()) {
             return Ok(set);
         }
@@ -343,6 +350,31 @@ impl Request<'_> {
         }
         let ready = candidates.len().min(needed);
         Err(QuorumError::NotEnough { what: "sign", needed, ready, missing: MissingList(missing) })
+    }
+
+    /// Fewer than t−1 of the others are left.
+    fn not_enough(&self, field: &Field) -> QuorumError {
+        let needed = usize::from(self.holding.threshold()) - 1;
+        let (candidates, mut missing) = self.candidates(field, &[]);
+        let known = candidates.iter().filter_map(|candidate| field.out.get(&candidate.member));
+        missing.extend(known.map(|(missing, _)| missing.clone()));
+        let ready = candidates.len().min(needed);
+        QuorumError::NotEnough { what: "sign", needed, ready, missing: MissingList(missing) }
+    }
+
+    /// What the signers of an attempt are asked, but for nonces.
+    fn sign_request(&self, session: SessionId, signers: &[PartyIndex], patience: Duration) -> SignRequest {
+        let asking = self.asking(Some(session));
+        SignRequest {
+            approval_seconds: u32::try_from(asking.approval_seconds).unwrap_or(u32::MAX),
+            agreed: asking.agreed.iter().map(|party| party.get()).collect(),
+            idempotency_key: self.terms.idempotency_key.map(str::to_owned),
+            coins: self.terms.coins,
+            signers: signers.iter().map(|party| party.get()).collect(),
+            nonces: Vec::new(),
+            subject: self.subject.clone(),
+            patience_ms: u32::try_from(patience.as_millis()).unwrap_or(u32::MAX),
+        }
     }
 
     /// One session with these partners.
@@ -375,15 +407,7 @@ impl Request<'_> {
         let items = sign_items(&self.checked);
         let patience = self.deadline.get().saturating_duration_since(Instant::now());
         let asking = self.asking(Some(topic.session));
-        let request = Message::Sign(SignRequest {
-            approval_seconds: u32::try_from(asking.approval_seconds).unwrap_or(u32::MAX),
-            agreed: asking.agreed.iter().map(|party| party.get()).collect(),
-            idempotency_key: self.terms.idempotency_key.map(str::to_owned),
-            coins: self.terms.coins,
-            signers: signers.iter().map(|party| party.get()).collect(),
-            subject: self.subject.clone(),
-            patience_ms: u32::try_from(patience.as_millis()).unwrap_or(u32::MAX),
-        });
+        let request = Message::Sign(self.sign_request(topic.session, &signers, patience));
         gone(core, link.send_all(0, &request))?;
         let count = u32::try_from(items.len()).unwrap_or(u32::MAX).min(2_000);
         let pause = || NO_PROGRESS + NO_PROGRESS_PER_ITEM * count + PER_SESSION * core.sessions.others_open();
@@ -410,7 +434,7 @@ impl Request<'_> {
                     for body in bodies {
                         match session.receive(index, &body.0) {
                             Ok(outgoing) => {
-                                if carries_share(&outgoing, &params.items) {
+                                if session.gives_share() {
                                     judge::release(core, holding, facts, &self.checked).map_err(own_refusal)?;
                                 }
                                 gone(core, post(link, holding, outgoing))?;
@@ -466,7 +490,7 @@ impl Request<'_> {
     }
 
     fn fault(&self, link: &Link<'_>, error: &SignError) -> Failure {
-        note_failure(self.core, self.holding, link, error);
+        note_failure(self.core, self.holding, link.topic().session, error, || link.evidence());
         let culprit = error.culprit().and_then(|party| self.holding.public().roster.member(party).copied());
         Failure::of(error, culprit, self.core.me())
     }

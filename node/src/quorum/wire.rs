@@ -18,7 +18,7 @@ use super::refusal::Refusal;
 use super::sharing::AddressLabel;
 
 /// Of the messages below.
-pub const PROTOCOL_VERSION: u32 = 5;
+pub const PROTOCOL_VERSION: u32 = 6;
 
 const OPENS: u8 = 1;
 const BELONGS: u8 = 0;
@@ -117,6 +117,15 @@ pub enum CoinChoice {
     Caller,
 }
 
+/// What one signer of a one-round attempt told of its nonces before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignerNonces {
+    /// One commitment for each signature.
+    pub commitments: Blob,
+    /// Further ones that the coordinator holds of this signer.
+    pub stock: u16,
+}
+
 /// One attempt at one request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignRequest {
@@ -124,6 +133,8 @@ pub struct SignRequest {
     pub idempotency_key: Option<String>,
     /// Roster indexes of those who sign, ascending.
     pub signers: Vec<u8>,
+    /// Of each signer, where all inputs are taproot's and one round will do; none: the signers exchange them.
+    pub nonces: Vec<SignerNonces>,
     pub subject: Subject,
     /// The coordinator chose the coins by itself: none may be in a payment that another one is making.
     pub coins: CoinChoice,
@@ -226,6 +237,11 @@ pub enum Message {
     AskRepair(String),
     /// The public keys of the epoch that the receiver holds?
     AskKeys,
+    /// So many nonce commitments for taproot signatures, beside those that the sender still holds.
+    AskNonces {
+        count: u16,
+        stock: u16,
+    },
     /// How much the sender has signed.
     Mark(Mark),
     /// The sender is about to pay under this name.
@@ -240,6 +256,15 @@ pub enum Message {
     Refuse(Refusal),
     /// Bodies of a protocol machine, in their order.
     Protocol(Vec<Blob>),
+    /// Nonce commitments, each told once.
+    Nonces(Blob),
+    /// The sender's part of signatures in one round, and its next nonce commitments.
+    Share {
+        answer: Blob,
+        next: Blob,
+    },
+    /// The signatures that came of it, 64 bytes each.
+    Signatures(Blob),
     /// The sender hears nothing from these members and cannot go on.
     Stuck(Vec<MemberId>),
     /// The sender's operator has answered; asking again is worth it.
@@ -275,6 +300,7 @@ impl Message {
                 | Self::Redeal(_)
                 | Self::AskRepair(_)
                 | Self::AskKeys
+                | Self::AskNonces { .. }
                 | Self::Mark(_)
                 | Self::Name(_)
                 | Self::NameDone(_)

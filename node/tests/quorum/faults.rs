@@ -60,12 +60,15 @@ async fn a_silent_member_costs_two_seconds_once() {
         }
         if *silent == Some(*from) { Fate::Drop } else { Fate::Deliver }
     });
-    let started = Instant::now();
-    send(&wallet, ONE).await.unwrap();
-    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
-    let started = Instant::now();
-    send(&wallet, ONE).await.unwrap();
-    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    // A taproot payment may go past it without waiting; the first that must wait for it is the last that does.
+    let mut waits = Vec::new();
+    for _ in 0..4 {
+        let started = Instant::now();
+        send(&wallet, ONE).await.unwrap();
+        waits.push(started.elapsed());
+    }
+    assert!(waits.iter().all(|wait| *wait < Duration::from_secs(2)), "{waits:?}");
+    assert!(waits.iter().filter(|wait| **wait >= Duration::from_secs(1)).count() <= 1, "{waits:?}");
     cluster.shutdown().await;
 }
 

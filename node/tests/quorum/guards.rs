@@ -116,9 +116,17 @@ async fn a_payment_waits_for_an_operator_and_goes_when_one_agrees() {
     assert_eq!(Some(txid), pending.txid);
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
     assert!(wallets[1].answer_approval(&pending.id, None).await.is_err(), "answered once");
-    let log = wallets[1].audit_log(100, 0).await.unwrap();
-    let outcomes: Vec<&str> = log.iter().map(|entry| entry.outcome.as_str()).collect();
-    assert!(outcomes.contains(&"ask") && outcomes.contains(&"approve") && outcomes.ends_with(&["signed"]), "{log:?}");
+    // A member notes the signature once the coordinator has shown it.
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let log = wallets[1].audit_log(100, 0).await.unwrap();
+        let outcomes: Vec<&str> = log.iter().map(|entry| entry.outcome.as_str()).collect();
+        if outcomes.contains(&"ask") && outcomes.contains(&"approve") && outcomes.ends_with(&["signed"]) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{log:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     cluster.shutdown().await;
 }
 

@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bitcoin::absolute::LockTime;
-use bitcoin::{Amount, OutPoint, Psbt, ScriptBuf, Sequence, Transaction, TxIn, TxOut, transaction};
+use bitcoin::OutPoint;
 use keyless_node::quorum::core::Core;
 use keyless_node::quorum::refusal::Refusal;
 use keyless_node::quorum::sessions::{CONCURRENT_SIGNATURES, MAX_SESSIONS, MAX_SESSIONS_PER_PEER, SessionKind};
@@ -17,23 +16,8 @@ use tss_wallet::wallet::keychain::AddressType;
 use tss_wallet::{MemberId, SessionId, SigningIdentity};
 
 use crate::chain::FakeChain;
+use crate::frames::{message, spend};
 use crate::node::Cluster;
-
-/// Spends one coin to nobody.
-fn spend(coin: OutPoint) -> Psbt {
-    let input = TxIn { previous_output: coin, sequence: Sequence::MAX, ..TxIn::default() };
-    let output = TxOut {
-        value: Amount::from_int_btc(50) - Amount::from_sat(10_000),
-        script_pubkey: ScriptBuf::new_p2wsh(&ScriptBuf::new().wscript_hash()),
-    };
-    Psbt::from_unsigned_tx(Transaction {
-        version: transaction::Version::TWO,
-        lock_time: LockTime::ZERO,
-        input: vec![input],
-        output: vec![output],
-    })
-    .unwrap()
-}
 
 fn transactions(core: &Core) -> usize {
     core.sessions().iter().filter(|row| row.kind == SessionKind::Transaction).count()
@@ -47,9 +31,12 @@ async fn all_sign_at_once() {
     let coins: Vec<OutPoint> =
         (0..CONCURRENT_SIGNATURES).map(|_| OutPoint::new(cluster.chain.mine(&script)[0].compute_txid(), 0)).collect();
     wallet.synced().await.unwrap();
-    // Nobody answers the coordinator until all sessions are open.
+    // Nobody answers the coordinator until all sessions are open: it is told nonces alone.
     let me = cluster.nodes[0].options.identity.peer_id();
-    cluster.hub.set_rule(move |_, to, _| if *to == me { Fate::Hold } else { Fate::Deliver });
+    cluster.hub.set_rule(move |from, to, bytes| {
+        let nonces = || matches!(message(from, to, bytes), Some((_, Message::Nonces(_))));
+        if *to == me && !nonces() { Fate::Hold } else { Fate::Deliver }
+    });
     let started = Instant::now();
     let tasks: Vec<_> = coins
         .into_iter()

@@ -186,9 +186,11 @@ impl EcdsaBatch {
         }
         let points: Vec<&[u8]> = points.iter().map(String::as_bytes).collect();
         let view = tagged_hash("keyless/signing/ecdsa-view", &points);
-        let messages = if high.is_empty() { self.shares(view)? } else { self.again(high, view)? };
+        let low = high.is_empty();
+        let messages = if low { self.shares(view)? } else { self.again(high, view)? };
         let with_view = |message: Vec<u8>| [view.as_slice(), &message].concat();
-        Ok(Step::Send(messages.into_iter().map(|(peer, message)| (peer, with_view(message))).collect()))
+        let messages = messages.into_iter().map(|(peer, message)| (peer, with_view(message))).collect();
+        Ok(if low { Step::Share(messages) } else { Step::Send(messages) })
     }
 
     /// Every R is low: this member's shares of all items.

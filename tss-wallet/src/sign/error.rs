@@ -44,6 +44,9 @@ pub enum SignError {
         /// of the ECDSA scheme
         ecdsa: usize,
     },
+    /// Not one commitment for each signer and item, or one that is not of the nonce it is used with.
+    #[error("the nonce commitments do not fit the request")]
+    Commitments,
     /// A banned partner.
     #[error("member {0} is banned from signing with this member until the pair is set up anew")]
     Banned(PartyIndex),
@@ -125,6 +128,7 @@ impl SignError {
             | Self::NotASigner
             | Self::SignerCount { .. }
             | Self::ItemCount { .. }
+            | Self::Commitments
             | Self::Banned(_)
             | Self::Derive(_)
             | Self::OwnState(_) => Verdict::Fatal,

@@ -13,22 +13,22 @@ use rand_chacha::rand_core::SeedableRng;
 use secp256k1::{PublicKey, SECP256K1, Scalar, SecretKey};
 use zeroize::Zeroizing;
 
+use super::nonces::{COMMITMENT_BYTES, Commitment, commitment_bytes};
 use super::{Batch, PerPeer, SignError, Signature, Step, Task};
 use crate::ids::{PartyIndex, tagged_hash};
 use crate::keys::{KeyShare, Scheme, frost_identifier};
 
-const POINT_BYTES: usize = 33;
-const COMMITMENT_BYTES: usize = 2 * POINT_BYTES;
-const SHARE_BYTES: usize = 32;
+pub(super) const SHARE_BYTES: usize = 32;
 
 /// Nonces of one item. Neither `Clone` nor serializable: whoever signs with them takes them away.
 struct Nonces(frost::round1::SigningNonces);
 
-struct Item {
-    position: usize,
-    message: [u8; 32],
-    key: KeyPackage,
-    public: PublicKeyPackage,
+/// One signature to make, with the child key's packages.
+pub(super) struct Item {
+    pub position: usize,
+    pub message: [u8; 32],
+    pub key: KeyPackage,
+    pub public: PublicKeyPackage,
 }
 
 enum State {
@@ -85,8 +85,8 @@ impl SchnorrBatch {
             let mut commitments = BTreeMap::new();
             for (&party, list) in &all {
                 let malformed = SignError::Malformed { culprit: party };
-                let parsed = list.get(position).and_then(parse_commitments).ok_or(malformed)?;
-                commitments.insert(identifier(party)?, parsed);
+                let parsed = list.get(position).and_then(Commitment::parse).ok_or(malformed)?;
+                commitments.insert(identifier(party)?, parsed.points);
             }
             let package = frost::SigningPackage::new(commitments, &item.message);
             let share = frost::round2::sign_with_tweak(&package, &nonces, &item.key, None)
@@ -96,7 +96,7 @@ impl SchnorrBatch {
             own_shares.push(share);
         }
         self.state = State::Signed { packages, own: own_shares, view };
-        Ok(Step::Send(self.peers.iter().map(|peer| (*peer, message.clone())).collect()))
+        Ok(Step::Share(self.peers.iter().map(|peer| (*peer, message.clone())).collect()))
     }
 
     fn aggregate(
@@ -156,17 +156,17 @@ impl Batch for SchnorrBatch {
     }
 }
 
-fn own(what: &str) -> SignError {
+pub(super) fn own(what: &str) -> SignError {
     SignError::OwnState(what.to_owned())
 }
 
-fn identifier(party: PartyIndex) -> Result<frost::Identifier, SignError> {
+pub(super) fn identifier(party: PartyIndex) -> Result<frost::Identifier, SignError> {
     frost_identifier(party).ok_or_else(|| own("a party index"))
 }
 
 /// The child's key packages: the tweak added to share, public shares and group key. The taproot tweak comes on top
 /// of it when signing.
-fn child(share: &KeyShare, peers: &BTreeSet<PartyIndex>, task: Task) -> Result<Item, SignError> {
+pub(super) fn child(share: &KeyShare, peers: &BTreeSet<PartyIndex>, task: Task) -> Result<Item, SignError> {
     let unusable = || own("a child key cannot be made");
     let tweak = Scalar::from(task.child.tweak);
     let parent = Zeroizing::new(share.frost().signing_share().serialize());
@@ -195,28 +195,18 @@ fn child(share: &KeyShare, peers: &BTreeSet<PartyIndex>, task: Task) -> Result<I
     })
 }
 
-fn commitment_bytes(commitments: &frost::round1::SigningCommitments) -> Option<[u8; COMMITMENT_BYTES]> {
-    let mut out = [0; COMMITMENT_BYTES];
-    let (hiding, binding) = out.split_at_mut(POINT_BYTES);
-    hiding.copy_from_slice(&commitments.hiding().serialize().ok()?);
-    binding.copy_from_slice(&commitments.binding().serialize().ok()?);
-    Some(out)
-}
-
-fn parse_commitments(bytes: &[u8; COMMITMENT_BYTES]) -> Option<frost::round1::SigningCommitments> {
-    let (hiding, binding) = bytes.split_at(POINT_BYTES);
-    let hiding = frost::round1::NonceCommitment::deserialize(hiding).ok()?;
-    let binding = frost::round1::NonceCommitment::deserialize(binding).ok()?;
-    Some(frost::round1::SigningCommitments::new(hiding, binding))
-}
-
-fn view_of(all: &BTreeMap<PartyIndex, Vec<[u8; COMMITMENT_BYTES]>>) -> [u8; 32] {
+/// A hash of all commitments of a session, as one signer saw them.
+pub(super) fn view_of(all: &BTreeMap<PartyIndex, Vec<[u8; COMMITMENT_BYTES]>>) -> [u8; 32] {
     let flat: Vec<Vec<u8>> = all.iter().map(|(party, list)| [&[party.get()][..], &list.concat()].concat()).collect();
     let parts: Vec<&[u8]> = flat.iter().map(Vec::as_slice).collect();
     tagged_hash("keyless/signing/frost-view", &parts)
 }
 
-fn split<const N: usize>(culprit: PartyIndex, bytes: &[u8], count: usize) -> Result<Vec<[u8; N]>, SignError> {
+pub(super) fn split<const N: usize>(
+    culprit: PartyIndex,
+    bytes: &[u8],
+    count: usize,
+) -> Result<Vec<[u8; N]>, SignError> {
     let (chunks, rest) = bytes.as_chunks::<N>();
     if chunks.len() == count && rest.is_empty() { Ok(chunks.to_vec()) } else { Err(SignError::Malformed { culprit }) }
 }

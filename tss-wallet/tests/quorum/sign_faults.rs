@@ -6,8 +6,9 @@ use std::sync::Arc;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tss_wallet::sign::{MAX_ECDSA_ITEMS, Verdict};
+use tss_wallet::store::Ban;
 use tss_wallet::wallet::keychain::{AddressType, Branch};
-use tss_wallet::{KeyShare, SessionId, SignError, SignItem, SignParams, SigningSession};
+use tss_wallet::{KeyShare, SessionId, ShareStore, SignError, SignItem, SignParams, SigningSession, WalletDb};
 
 use crate::cluster::{Packet, check, key, party, quorum, sign_net, sign_params};
 
@@ -32,7 +33,9 @@ fn faults_in_signing_two_of_three() {
     a_message_of_another_session_is_dropped(&shares);
     every_recorded_message_is_refused_elsewhere(&shares);
     a_failed_check_of_multiplication_is_a_ban(&shares);
+    a_cheater_gets_one_failed_check_out_of_a_thousand_aborts(&shares);
     silence_is_not_blamed(&shares);
+    a_share_is_announced_when_it_leaves_and_never_before(&shares);
     no_mutant_makes_a_wrong_signature(&shares);
 }
 
@@ -161,11 +164,87 @@ fn a_failed_check_of_multiplication_is_a_ban(shares: &[Arc<KeyShare>]) {
     assert!(banned > 0, "no change was caught by the checks that ban");
 }
 
+/// A failed check leaks a bit of the pair's state, so there is one: the ban is on the disk, and each later session is
+/// refused before anything is computed, also after a restart. `KEYLESS_ABORTS=1000` is `contrib/long aborts`.
+fn a_cheater_gets_one_failed_check_out_of_a_thousand_aborts(shares: &[Arc<KeyShare>]) {
+    let aborts = std::env::var("KEYLESS_ABORTS").ok().map_or(40, |count| count.parse().unwrap());
+    let (dir, public) = (tempfile::tempdir().unwrap(), shares[0].public());
+    let member = |index: u8| *public.roster.member(party(index)).unwrap();
+    let items = vec![both_schemes()[0]];
+    let mut random = StdRng::seed_from_u64(aborts);
+    let (mut aborted, mut failed, mut refused) = (0, 0, 0);
+    for number in 0..aborts {
+        let db = WalletDb::open(&dir.path().join("db")).unwrap();
+        let store = ShareStore::new(Arc::new(db), member(1));
+        let params = sign_params(&[1, 2], items.clone(), (number % 251) as u8);
+        let banned = store.banned_parties(public).unwrap();
+        let own = SignParams { banned, ..params.clone() };
+        let (mut honest, first) = match SigningSession::start(shares[0].clone(), &own, &rand::random()) {
+            Ok(started) => started,
+            Err(error) => {
+                assert_eq!(error, SignError::Banned(party(2)));
+                refused += 1;
+                continue;
+            }
+        };
+        assert_eq!(failed, 0, "a session after the ban");
+        let (mut cheater, to_honest) = SigningSession::start(shares[1].clone(), &params, &rand::random()).unwrap();
+        honest.receive(party(2), &to_honest[0].body).unwrap();
+        let mut second = cheater.receive(party(1), &first[0].body).unwrap();
+        // Inside the oblivious transfer; now and then it only goes away.
+        let body = &mut second[0].body;
+        let at = random.gen_range(body.len() / 2..body.len());
+        body[at] ^= 1 << random.gen_range(0..8);
+        match honest.receive(party(2), body) {
+            Err(error) if error.verdict() == Verdict::Ban => {
+                assert_eq!(error.culprit(), Some(party(2)));
+                let ban = Ban { member: member(2), epoch: public.epoch, time_seconds: 1, reason: error.to_string() };
+                store.ban(&ban).unwrap();
+                failed += 1;
+            }
+            _ => aborted += 1,
+        }
+    }
+    println!("{aborts} sessions: {aborted} ended without a check, {failed} failed one, {refused} refused");
+    assert_eq!((failed, aborted + failed + refused), (1, aborts));
+    assert!(refused > aborts / 2);
+}
+
 fn silence_is_not_blamed(shares: &[Arc<KeyShare>]) {
     let mut net = sign_net(shares, &sign_params(&[1, 2], both_schemes(), 8), 5);
     net.run(|packet| if packet.from == party(2) && packet.body[0] == 2 { Vec::new() } else { vec![packet] });
     assert!(net.errors.is_empty());
     assert_eq!(net.nodes[&party(1)].waiting_for(), [party(2)]);
+}
+
+/// ECDSA items are begun anew until R is low: no message before the last one holds a share.
+fn a_share_is_announced_when_it_leaves_and_never_before(shares: &[Arc<KeyShare>]) {
+    let all = both_schemes();
+    let mut longest = 0;
+    for (number, items) in [all[..1].to_vec(), all[1..].to_vec(), all].into_iter().cycle().take(18).enumerate() {
+        let schemes = items.len();
+        let params = sign_params(&[1, 2], items, 150 + number as u8);
+        let start = |share: &Arc<KeyShare>| SigningSession::start(share.clone(), &params, &rand::random()).unwrap();
+        let ((mut one, mut to_two), (mut two, mut to_one)) = (start(&shares[0]), start(&shares[1]));
+        let (mut shared, mut rounds) = (Vec::new(), 1);
+        assert!(!one.gives_share() && !two.gives_share());
+        while one.finished().is_none() || two.finished().is_none() {
+            let next_of_one: Vec<_> =
+                to_one.iter().flat_map(|message| one.receive(party(2), &message.body).unwrap()).collect();
+            let next_of_two = to_two.iter().flat_map(|message| two.receive(party(1), &message.body).unwrap()).collect();
+            assert_eq!(one.gives_share(), two.gives_share());
+            rounds += 1;
+            if one.gives_share() {
+                shared.push(rounds);
+            }
+            (to_two, to_one) = (next_of_one, next_of_two);
+        }
+        assert_eq!(shared.len(), schemes, "once for each scheme: {shared:?} of {rounds}");
+        assert_eq!(shared.last(), Some(&(rounds - 1)), "the last message is a share");
+        assert!(schemes == 1 || shared[0] == 2, "taproot's shares leave with the second message");
+        longest = longest.max(rounds);
+    }
+    assert!(longest > 4, "no R was high");
 }
 
 /// Random changes to random messages: never a panic, never a signature that does not verify.

@@ -9,10 +9,11 @@ use tss_wallet::MemberId;
 
 use super::{Core, MAX_OPENING_PER_PEER, TEND, locked};
 use crate::metrics::metrics;
+use crate::quorum::participant::{self, Asked, one_round};
 use crate::quorum::rate::Bucket;
 use crate::quorum::refusal::Refusal;
 use crate::quorum::wire::{self, Frame, Message, Topic};
-use crate::quorum::{fence, keygen, lease, names, redeal, sharing, signing};
+use crate::quorum::{fence, keygen, lease, names, redeal, sharing};
 
 impl Core {
     fn member_of(&self, peer: &PeerId) -> Option<MemberId> {
@@ -48,6 +49,8 @@ impl Core {
                 let Some(member) = self.member_of(&peer) else { return };
                 tracing::info!(%peer, %reason, "co-signer disconnected");
                 self.sessions.peer_down(member);
+                // Whoever comes back may have lost what it was told.
+                self.holdings().iter().for_each(|holding| holding.nonces().forget(&member));
                 names::gone(self, &member);
             }
             Event::Frame { from, bytes } => {
@@ -76,13 +79,13 @@ impl Core {
             };
         };
         self.spawn(move |core| match wire::open_first(&frame, core.me, from) {
-            Ok((topic, message)) => core.begin(from, topic, message, slot),
+            Ok((topic, message)) => core.begin(from, topic, message, frame.envelope, slot),
             Err(error) => tracing::warn!(%from, %error, "request dropped"),
         });
     }
 
     /// A request of another member, on its own blocking thread.
-    fn begin(self: &Arc<Self>, from: MemberId, topic: Topic, message: Message, slot: Opening) {
+    fn begin(self: &Arc<Self>, from: MemberId, topic: Topic, message: Message, envelope: Vec<u8>, slot: Opening) {
         match message {
             Message::Probe => {
                 self.send(&topic, 0, from, &Message::Status(self.status(&from)));
@@ -90,7 +93,8 @@ impl Core {
             Message::Invite(invitation) => keygen::invited(self, from, topic, invitation),
             Message::AskOutcome(ceremony) => keygen::asked(self, from, topic, ceremony),
             Message::Lease(ranges) => lease::asked(self, from, topic, &ranges),
-            Message::Sign(request) => signing::asked(self, from, topic, request, slot),
+            Message::Sign(request) => participant::asked(self, from, topic, Asked { request, envelope, slot }),
+            Message::AskNonces { count, stock } => one_round::asked(self, from, &topic, count, stock),
             Message::Sent(transactions) => sharing::sent_by(self, from, &topic, &transactions),
             Message::AskNews => sharing::news_for(self, from, &topic),
             Message::Labels { fill, labels } => sharing::labels_by(self, from, &topic, fill, &labels),

@@ -54,6 +54,7 @@ impl Holding {
         if held.encrypted {
             held.open = None;
             held.key = None;
+            self.nonces.clear();
         }
     }
 
@@ -62,6 +63,7 @@ impl Holding {
         let mut held = self.held();
         self.store.reseal(&SealKey::load(&self.seal_key)?, &fresh_key(passphrase)?, nonce)?;
         *held = Share { open: None, encrypted: true, key: None };
+        self.nonces.clear();
         Ok(())
     }
 
@@ -107,6 +109,7 @@ impl Holding {
         let mut held = self.held();
         held.open = None;
         held.key = None;
+        self.nonces.clear();
         Ok(())
     }
 

@@ -110,13 +110,18 @@ impl Field {
         silent.fold(u32::try_from(failed).unwrap_or(u32::MAX), u32::saturating_add)
     }
 
-    /// The next `needed` signers beside `me`, in roster order.
-    pub fn next(&self, mut candidates: Vec<Candidate>, needed: usize, me: &MemberId) -> Option<Vec<MemberId>> {
+    /// Whom to ask first.
+    pub fn order(&self, mut candidates: Vec<Candidate>) -> Vec<MemberId> {
         candidates.sort_by_cached_key(|one| {
             let silent = self.out.contains_key(&one.member);
             (silent, self.failures(&one.member), one.suspect, one.latency, one.member)
         });
-        let members: Vec<MemberId> = candidates.iter().map(|candidate| candidate.member).collect();
+        candidates.iter().map(|candidate| candidate.member).collect()
+    }
+
+    /// The next `needed` signers beside `me`, in roster order.
+    pub fn next(&self, candidates: Vec<Candidate>, needed: usize, me: &MemberId) -> Option<Vec<MemberId>> {
+        let members = self.order(candidates);
         let apart = |one: &MemberId, other: &MemberId| self.pairs.contains(&(*one.min(other), *one.max(other)));
         let clique = |set: &[MemberId]| {
             let mut each = set.iter().enumerate();
