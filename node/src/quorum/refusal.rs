@@ -50,8 +50,6 @@ pub enum Refusal {
     OtherTransaction,
     #[error("the coin of input {0} is being spent by another co-signer")]
     CoinTaken(u32),
-    #[error("indexes below {0} are taken")]
-    IndexTaken(u32),
     #[error("its operator has not confirmed this: its configuration has other members or another threshold")]
     NotConfirmed,
     #[error("its operator has suspended {0}")]

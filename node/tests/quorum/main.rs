@@ -14,6 +14,7 @@ mod meanwhile;
 mod names;
 mod node;
 mod one_round;
+mod refusals;
 mod restore;
 mod switch;
 mod wallets;
