@@ -15,6 +15,7 @@ mod names;
 mod node;
 mod one_round;
 mod refusals;
+mod replays;
 mod restore;
 mod switch;
 mod wallets;
