@@ -37,10 +37,15 @@ pub fn foreign(address_type: AddressType) -> String {
     address.to_string()
 }
 
+/// Payments between two changes of the policy.
+const PAYMENTS_PER_TURN: usize = 10;
+
 /// The processes.
 pub struct Live {
     pub quorum: Quorum,
     names: Vec<String>,
+    /// The wallet that is measured.
+    current: String,
 }
 
 impl Live {
@@ -58,7 +63,7 @@ impl Live {
         for m in 0..n {
             quorum.wait_connected(m);
         }
-        Self { quorum, names: Vec::new() }
+        Self { quorum, names: Vec::new(), current: String::new() }
     }
 
     fn cpu(&self) -> Vec<Duration> {
@@ -100,6 +105,7 @@ impl Live {
     pub fn next_wallet(&mut self) -> (String, RpcClient) {
         let name = self.names.pop().expect("a wallet that was made");
         let wallet = self.quorum.wallet(0, &name);
+        self.current.clone_from(&name);
         (name, wallet)
     }
 
@@ -134,6 +140,41 @@ impl Live {
         }
         self.mine(1, &to);
         sample
+    }
+
+    fn set_policy(&self, policy: &Value) {
+        for member in 0..self.quorum.members.len() {
+            self.quorum.wallet(member, &self.current).call("setsigningpolicy", json!([policy]));
+        }
+    }
+
+    /// `sendtoaddress` under the policy that a wallet of regtest begins with, and under one with every guard but a
+    /// question to the operator; in short turns, so that what else the machine does meets both alike.
+    pub fn guarded(&self, wallet: &RpcClient, address_type: AddressType, runs: usize) -> [Sample; 2] {
+        let open = wallet.call("getsigningpolicy", json!([]))["policy"].clone();
+        // Blocks of the test are as old as their mock time; all else is as outside of tests.
+        let strict = json!({
+            "max_fee": 0.01, "max_tip_age": null, "test_acceptance": true, "resign": false,
+            "limits": [{"amount": 1_000, "seconds": 86_400}],
+            "rules": [
+                {"name": "large", "action": "ask", "max_amount": 0, "hours": "00:00-24:00"},
+                {"name": "known", "action": "sign", "max_amount": 1, "recipients": [foreign(address_type)]},
+            ],
+        });
+        let to = foreign(address_type);
+        let mut samples = [Sample::default(), Sample::default()];
+        for _ in 0..runs.div_ceil(PAYMENTS_PER_TURN) {
+            for (sample, policy) in samples.iter_mut().zip([&open, &strict]) {
+                self.set_policy(policy);
+                self.mine(1, &to);
+                for _ in 0..PAYMENTS_PER_TURN {
+                    self.measure(sample, || wallet.call("sendtoaddress", json!([to, PAYMENT])));
+                }
+            }
+        }
+        self.set_policy(&open);
+        self.mine(1, &to);
+        samples
     }
 
     /// `signrawtransactionwithwallet` of a transaction with [`INPUTS`] inputs.
