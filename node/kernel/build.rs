@@ -44,21 +44,22 @@ const CMAKE_OPTIONS: [&str; 14] = [
     "-DBUILD_FUZZ_BINARY=OFF",
 ];
 
-const SHIM_FILES: [&str; 19] = [
+const SHIM_FILES: [&str; 20] = [
     "addresses.cpp",
     "args.cpp",
     "blocks.cpp",
     "chain.cpp",
     "compact.cpp",
     "events.cpp",
-    "filter_repair.cpp",
     "filters.cpp",
     "flush.cpp",
+    "index_repair.cpp",
     "life.cpp",
     "load.cpp",
     "log.cpp",
     "mempool.cpp",
     "peers.cpp",
+    "position_repair.cpp",
     "private.cpp",
     "relay.cpp",
     "rpc.cpp",

@@ -1,8 +1,9 @@
 #include "load.h"
 
-#include "filter_repair.h"
 #include "flush.h"
+#include "index_repair.h"
 #include "peers.h"
+#include "position_repair.h"
 #include "relay.h"
 #include "state.h"
 #include "storage.h"
@@ -268,6 +269,7 @@ bool LoadChain(node::NodeContext& node, const kernel::CacheSizes& caches)
 
 void MakeIndexes(node::NodeContext& node, const node::IndexCacheSizes& caches, bool reindex)
 {
+    if (!reindex) RepairPositions(*node.chainman);
     if (gArgs.GetBoolArg("-txindex", DEFAULT_TXINDEX)) {
         g_txindex = std::make_unique<TxIndex>(interfaces::MakeChain(node), caches.tx_index, false, reindex);
         node.indexes.emplace_back(g_txindex.get());
@@ -276,12 +278,15 @@ void MakeIndexes(node::NodeContext& node, const node::IndexCacheSizes& caches, b
         g_txospenderindex = std::make_unique<TxoSpenderIndex>(interfaces::MakeChain(node), caches.txospender_index, false, reindex);
         node.indexes.emplace_back(g_txospenderindex.get());
     }
+    const fs::path indexes{gArgs.GetDataDirNet() / "indexes"};
     for (const BlockFilterType type : FilterTypes()) {
-        if (!reindex) RepairFilterIndex(*node.chainman, type);
+        const std::string& filter{BlockFilterTypeName(type)};
+        if (!reindex) RepairHeights(*node.chainman, indexes / "blockfilter" / fs::u8path(filter), filter + " block filter index");
         InitBlockFilterIndex([&] { return interfaces::MakeChain(node); }, type, caches.filter_index, false, reindex);
         node.indexes.emplace_back(GetBlockFilterIndex(type));
     }
     if (gArgs.GetBoolArg("-coinstatsindex", DEFAULT_COINSTATSINDEX)) {
+        if (!reindex) RepairHeights(*node.chainman, indexes / "coinstatsindex", "coinstatsindex");
         g_coin_stats_index = std::make_unique<CoinStatsIndex>(interfaces::MakeChain(node), /*n_cache_size=*/0, false, reindex);
         node.indexes.emplace_back(g_coin_stats_index.get());
     }

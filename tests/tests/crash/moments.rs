@@ -13,7 +13,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use serde_json::json;
 
-use super::{DEADLINE, INDEXES, mine};
+use super::{DEADLINE, INDEXES, mine, spends};
 
 /// Between two looks at what the node does.
 const POLL: Duration = Duration::from_millis(1);
@@ -23,6 +23,9 @@ const DEPTH: std::ops::RangeInclusive<u32> = 20..=100;
 const REORG_PAUSE_US: u64 = 8_000;
 /// Blocks of a round that only grows the chain.
 const GROWTH: u32 = 100;
+/// Coinbases that are spent in each round that mines.
+const SPENDS: u32 = 3;
+const FEE_SAT: u64 = 1_000;
 
 /// What a node is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,14 +83,18 @@ impl Tail {
 pub struct Killer<'a> {
     steady: &'a Daemon,
     victim: &'a mut Daemon,
+    /// In which the first blocks were mined, whose coinbases are spent.
+    first_round: u32,
     rng: StdRng,
+    /// The highest block whose coinbase was spent; all below were, too.
+    pub spent: u32,
     /// How often the victim was killed in which phase.
     pub hits: BTreeMap<Phase, u32>,
 }
 
 impl<'a> Killer<'a> {
-    pub fn new(steady: &'a Daemon, victim: &'a mut Daemon, rng: StdRng) -> Self {
-        Self { steady, victim, rng, hits: BTreeMap::new() }
+    pub fn new(steady: &'a Daemon, victim: &'a mut Daemon, first_round: u32, rng: StdRng) -> Self {
+        Self { steady, victim, first_round, rng, spent: 0, hits: BTreeMap::new() }
     }
 
     /// Starts the victim and kills it in `phase`, or at what moment comes.
@@ -101,11 +108,21 @@ impl<'a> Killer<'a> {
         *self.hits.entry(hit).or_default() += 1;
     }
 
+    /// What the next block will hold, besides what a reorganisation puts back.
+    fn spend(&mut self) {
+        for _ in 0..SPENDS {
+            self.spent += 1;
+            let coinbase = spends::coinbase(self.steady, self.spent);
+            spends::send(self.steady, &spends::spend(self.steady, self.first_round, coinbase, FEE_SAT));
+        }
+    }
+
     fn pause(&mut self, most_ms: u64) {
         std::thread::sleep(Duration::from_millis(self.rng.gen_range(0..most_ms)));
     }
 
     fn at_a_random_moment(&mut self, round: u32) -> Phase {
+        self.spend();
         mine(self.steady, round, GROWTH);
         let tail = Tail::of(self.victim);
         self.victim.spawn();
@@ -119,6 +136,7 @@ impl<'a> Killer<'a> {
     }
 
     fn while_syncing(&mut self, round: u32) -> Phase {
+        self.spend();
         mine(self.steady, round, GROWTH);
         let goal = self.steady.height();
         let tail = Tail::of(self.victim);
@@ -131,6 +149,7 @@ impl<'a> Killer<'a> {
 
     /// Half of the time the chainstate is being written, too.
     fn while_reorganising(&mut self, round: u32) -> Phase {
+        self.spend();
         self.victim.start();
         let (steady, victim) = (self.steady, &mut *self.victim);
         until_true("the victim follows", DEADLINE, || victim.best() == steady.best());

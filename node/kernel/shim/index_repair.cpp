@@ -1,22 +1,22 @@
-#include "filter_repair.h"
+#include "index_repair.h"
 
-#include <blockfilter.h>
 #include <chain.h>
-#include <common/args.h>
 #include <dbwrapper.h>
-#include <flatfile.h>
 #include <index/db_key.h>
 #include <kernel/cs_main.h>
 #include <node/blockstorage.h>
 #include <primitives/block.h>
 #include <serialize.h>
+#include <span.h>
 #include <sync.h>
 #include <uint256.h>
-#include <util/fs.h>
 #include <util/log.h>
 #include <validation.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <utility>
+#include <vector>
 
 namespace keyless {
 namespace {
@@ -27,20 +27,29 @@ constexpr size_t CACHE_BYTES{1 << 20};
 //! Blocks below the index's best one that are looked at: no reorganisation is deeper. What was replaced may lie below what was not.
 constexpr int LOOK_BACK{2000};
 
-//! As index/blockfilterindex.cpp stores it.
+//! An index's value for a block, whatever it holds: the same under a height (behind the block's hash) and under a hash.
 struct Entry {
-    uint256 hash;
-    uint256 header;
-    FlatFilePos pos;
+    std::vector<std::byte> bytes;
 
-    SERIALIZE_METHODS(Entry, obj) { READWRITE(obj.hash, obj.header, obj.pos); }
+    template <typename Stream>
+    void Serialize(Stream& s) const
+    {
+        s.write(bytes);
+    }
+
+    template <typename Stream>
+    void Unserialize(Stream& s)
+    {
+        bytes.resize(s.size());
+        s.read(bytes);
+    }
 };
 
 } // namespace
 
-void RepairFilterIndex(ChainstateManager& chainman, BlockFilterType type)
+void RepairHeights(ChainstateManager& chainman, const fs::path& folder, const std::string& name)
 {
-    const fs::path path{gArgs.GetDataDirNet() / "indexes" / "blockfilter" / fs::u8path(BlockFilterTypeName(type)) / "db"};
+    const fs::path path{folder / "db"};
     if (!fs::exists(path / "CURRENT")) return;
     CDBWrapper db{DBParams{.path = path, .cache_bytes = CACHE_BYTES}};
     CBlockLocator locator;
@@ -60,7 +69,7 @@ void RepairFilterIndex(ChainstateManager& chainman, BlockFilterType type)
     }
     if (restored == 0) return;
     db.WriteBatch(batch, /*fSync=*/true);
-    LogInfo("Put back %d entries of the %s block filter index that an unfinished reorganisation had replaced", restored, BlockFilterTypeName(type));
+    LogInfo("Put back %d entries of the %s that an unfinished reorganisation had replaced", restored, name);
 }
 
 } // namespace keyless
