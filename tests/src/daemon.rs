@@ -156,6 +156,7 @@ impl Daemon {
             format!("rpcport={}", self.rpc_port),
             format!("bind=127.0.0.1:{}", self.p2p_port),
             "listenonion=0".to_owned(),
+            "natpmp=0".to_owned(),
             "dnsseed=0".to_owned(),
             "fixedseeds=0".to_owned(),
             "printtoconsole=0".to_owned(),
@@ -320,6 +321,8 @@ impl Drop for Daemon {
             let _ = child.wait();
         }
         if std::thread::panicking() {
+            // KEYLESS_KEEP=1: a folder that made a test fail stays to be looked at.
+            self.folder.disable_cleanup(std::env::var_os("KEYLESS_KEEP").is_some());
             eprintln!(
                 "--- {:?} {}\n{}{}",
                 self.options.kind,

@@ -10,6 +10,7 @@
 //! | [`http`] | one connection to an RPC server, byte by byte |
 //! | [`life`] | random lives of a wallet's shares |
 //! | [`rogue`] | a member that keeps to nothing, with a real identity and share |
+//! | [`router`] | a router that gives ports away, and the networks around it |
 //! | [`rpc`] | JSON-RPC over HTTP, and amounts |
 //! | [`quorum`] | three and more `keylessd` that are one quorum |
 //! | [`script`] | scripts for a command-line client, and their transcripts |
@@ -22,6 +23,7 @@ pub mod http;
 pub mod life;
 pub mod quorum;
 pub mod rogue;
+pub mod router;
 pub mod rpc;
 pub mod script;
 pub mod wait;

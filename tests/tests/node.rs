@@ -6,6 +6,8 @@
 mod hostile;
 #[path = "node/notifications.rs"]
 mod notifications;
+#[path = "node/router.rs"]
+mod router;
 #[path = "node/snapshot.rs"]
 mod snapshot;
 

@@ -7,6 +7,8 @@
 #include <addrman.h>
 #include <chainparams.h>
 #include <common/args.h>
+#include <mapport.h>
+#include <net.h>
 #include <netaddress.h>
 #include <netbase.h>
 #include <netgroup.h>
@@ -185,6 +187,36 @@ void kl_set_reachable(uint32_t networks)
 {
     g_reachable_nets.RemoveAll();
     for (const Network network : Networks(networks)) g_reachable_nets.Add(network);
+}
+
+//! Finds out by what addresses others may reach us: those of this machine where `on_any` of them is listened on, and by Core's
+//! thread what a router gives us (`-natpmp`), which ends with the node.
+kl_buf kl_find_own(int on_any)
+{
+    return Answer([&](Writer&) {
+        const Call call;
+        fDiscover = gArgs.GetBoolArg("-discover", true);
+        StartMapPort(gArgs.GetBoolArg("-natpmp", DEFAULT_NATPMP));
+        if (on_any) Discover();
+    });
+}
+
+//! What was found so far: addresses, and as many scores.
+kl_buf kl_own()
+{
+    return Answer([&](Writer& out) {
+        std::vector<CAddress> addresses;
+        std::vector<int> scores;
+        {
+            LOCK(g_maplocalhost_mutex);
+            for (const auto& [address, info] : mapLocalHost) {
+                addresses.emplace_back(CService{address, info.nPort}, NODE_NONE);
+                scores.push_back(info.nScore);
+            }
+        }
+        Write(out, addresses);
+        for (const int score : scores) out.u32(static_cast<uint32_t>(score));
+    });
 }
 
 kl_buf kl_fixed_seeds()

@@ -165,6 +165,8 @@ kl_buf kl_book_save();
 kl_buf kl_address_group(kl_in address);
 kl_buf kl_address_mapped_as(kl_in address);
 void kl_set_reachable(uint32_t networks);
+kl_buf kl_find_own(int on_any);
+kl_buf kl_own();
 kl_buf kl_fixed_seeds();
 kl_buf kl_anchors_take();
 kl_buf kl_anchors_keep(kl_in addresses);

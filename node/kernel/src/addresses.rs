@@ -98,6 +98,20 @@ impl Kernel {
         ffi::kl_set_reachable(networks);
     }
 
+    /// Finds out by what addresses others may reach us: those of this machine where `on_any` of them is listened on, and what a
+    /// router gives us by PCP or NAT-PMP, unless options forbid it.
+    pub fn find_own_addresses(&self, on_any: bool) -> Result<(), KernelError> {
+        Answer::new(ffi::kl_find_own(c_int::from(on_any))).done()
+    }
+
+    /// What was found so far, as a payload, and the score of each.
+    pub fn own_addresses(&self) -> Result<(Vec<u8>, Vec<u32>), KernelError> {
+        let answer = Answer::new(ffi::kl_own());
+        let mut fields = answer.fields()?;
+        let list = fields.bytes()?.to_vec();
+        Ok((list, std::iter::from_fn(|| fields.u32().ok()).collect()))
+    }
+
     /// The network's hard-coded addresses, as a payload.
     pub fn fixed_seeds(&self) -> Result<Vec<u8>, KernelError> {
         list(ffi::kl_fixed_seeds())

@@ -208,6 +208,8 @@ unsafe extern "C" {
     pub(crate) safe fn kl_address_group(address: Bytes<'_>) -> Buffer;
     pub(crate) safe fn kl_address_mapped_as(address: Bytes<'_>) -> Buffer;
     pub(crate) safe fn kl_set_reachable(networks: u32);
+    pub(crate) safe fn kl_find_own(on_any: c_int) -> Buffer;
+    pub(crate) safe fn kl_own() -> Buffer;
     pub(crate) safe fn kl_fixed_seeds() -> Buffer;
     pub(crate) safe fn kl_anchors_take() -> Buffer;
     pub(crate) safe fn kl_anchors_keep(addresses: Bytes<'_>) -> Buffer;

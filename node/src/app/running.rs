@@ -193,6 +193,8 @@ impl Node {
     fn start_network(&mut self, runtime: &Runtime, config: net::Config) -> Result<(), String> {
         let chain = Arc::new(KernelChain::new(self.kernel.clone()));
         let _guard = runtime.enter();
+        let on_any = config.binds.iter().any(|bind| bind.address.ip().is_unspecified());
+        self.kernel.find_own_addresses(on_any).map_err(|error| error.to_string())?;
         self.kernel.init_message("Starting network threads…");
         let handle = net::start(config, chain).map_err(|error| error.to_string())?;
         self.events.attach_network(handle.clone());

@@ -77,6 +77,11 @@ impl AddressBook for KernelChain {
         self.kernel.set_reachable(nets.bits());
     }
 
+    fn own_addresses(&self) -> Vec<(NetAddr, u32)> {
+        let (list, scores) = or_empty(self.kernel.own_addresses());
+        read(&list).into_iter().map(|entry| entry.address).zip(scores).collect()
+    }
+
     fn address_group(&self, address: &NetAddr) -> Vec<u8> {
         or_empty(self.kernel.address_group(&one(address)))
     }

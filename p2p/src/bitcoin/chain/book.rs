@@ -33,6 +33,8 @@ pub trait AddressBook {
     fn book_save(&self);
     /// These networks can be reached now.
     fn book_reachable(&self, nets: Nets);
+    /// Where we may be reached, found out on the way: addresses of this machine, and what a router gave us. With Core's scores.
+    fn own_addresses(&self) -> Vec<(NetAddr, u32)>;
     /// Addresses with equal groups count as one operator's.
     fn address_group(&self, address: &NetAddr) -> Vec<u8>;
     /// The autonomous system, where a map is loaded.

@@ -1,5 +1,6 @@
 //! `addr`, `addrv2`, `getaddr`: addresses of other nodes, taken slowly and passed on to few.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
@@ -10,6 +11,7 @@ use rand::Rng;
 use rand::seq::SliceRandom;
 
 use super::handshake::misbehaving;
+use super::report::LOCAL_MANUAL;
 use super::service::random_wait;
 use super::{Owner, Step, gone};
 use crate::bitcoin::chain::AddressSource;
@@ -272,15 +274,21 @@ impl Owner {
         }
     }
 
+    /// Core's `mapLocalHost`: where we may be reached, by what we were told and by what was found out.
+    pub(super) fn own_addresses(&self) -> Vec<(NetAddr, u32)> {
+        let told = self.config.external.iter().map(|address| (*address, LOCAL_MANUAL));
+        let found = self.chain.own_addresses().into_iter().filter(|(own, _)| !self.config.external.contains(own));
+        told.chain(found).collect()
+    }
+
     /// Core's `GetLocalAddrForPeer`: what we tell this peer to reach us by.
     fn address_for(&self, peer: &Peer) -> Option<NetAddr> {
         let theirs = if peer.onion { Net::Onion } else { peer.target.net() };
         // Not to tie an address of a network that hides us to one that does not.
         let hides = |net: Net| matches!(net, Net::Onion | Net::I2p | Net::Cjdns);
-        let tellable = |own: &&NetAddr| own.net() == theirs || !(hides(own.net()) || hides(theirs));
-        let mut known: Vec<&NetAddr> = self.config.external.iter().filter(tellable).collect();
-        known.sort_by_key(|own| own.net() != theirs);
-        let known = known.first().map(|own| **own);
+        let tellable = |own: &NetAddr| own.net() == theirs || !(hides(own.net()) || hides(theirs));
+        let own = self.own_addresses().into_iter().filter(|(own, _)| tellable(own));
+        let known = own.min_by_key(|(own, score)| (own.net() != theirs, Reverse(*score))).map(|(own, _)| own);
         let listening_port = self.listening.first().map(SocketAddr::port)?;
         // What the peer sees us as may be right: of an outbound connection without the port, which is a random one.
         let seen = peer.address_of_us.filter(|seen| {

@@ -107,7 +107,7 @@ impl Owner {
 
     pub(super) fn info(&self) -> NetworkInfo {
         let listens = !self.listening.is_empty();
-        let external = self.config.external.iter().filter(|_| listens);
+        let own = if listens { self.own_addresses() } else { Vec::new() };
         NetworkInfo {
             user_agent: self.config.user_agent.clone(),
             protocol_version: PROTOCOL_VERSION,
@@ -118,7 +118,7 @@ impl Owner {
             connections: self.counts(),
             reachable: self.config.reachable,
             proxies: self.config.proxies.clone(),
-            local_addresses: external.map(|address| (*address, LOCAL_MANUAL)).collect(),
+            local_addresses: own,
         }
     }
 

@@ -439,6 +439,7 @@ impl Owner {
     }
 
     pub(super) fn is_own(&self, address: &NetAddr) -> bool {
-        self.config.external.contains(address) || self.listening.iter().any(|own| NetAddr::from(*own) == *address)
+        self.own_addresses().iter().any(|(own, _)| own == address)
+            || self.listening.iter().any(|own| NetAddr::from(*own) == *address)
     }
 }

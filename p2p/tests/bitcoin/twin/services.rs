@@ -210,6 +210,10 @@ impl AddressBook for Twin {
 
     fn book_reachable(&self, _: Nets) {}
 
+    fn own_addresses(&self) -> Vec<(NetAddr, u32)> {
+        Vec::new()
+    }
+
     fn address_group(&self, address: &NetAddr) -> Vec<u8> {
         address.host().into_bytes()
     }
