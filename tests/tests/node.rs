@@ -4,6 +4,8 @@
 
 #[path = "node/hostile.rs"]
 mod hostile;
+#[path = "node/interfaces.rs"]
+mod interfaces;
 #[path = "node/notifications.rs"]
 mod notifications;
 #[path = "node/router.rs"]

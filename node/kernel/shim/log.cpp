@@ -25,9 +25,11 @@ util::log::Level LevelOf(int level)
 kl_buf kl_log(kl_in category, int level, kl_in text)
 {
     return keyless::Answer([&](keyless::Writer&) {
+        const util::log::Level wanted{LevelOf(level)};
         util::log::Log(util::log::Entry{
-            .category = CategoryOf(category),
-            .level = LevelOf(level),
+            // Core names the category of what may be turned off alone.
+            .category = wanted >= util::log::Level::Info ? BCLog::ALL : CategoryOf(category),
+            .level = wanted,
             .source_loc = SourceLocation{"keyless"},
             .message = keyless::Text(text)});
     });

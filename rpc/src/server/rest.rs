@@ -35,26 +35,46 @@ pub async fn answer(request: &Request, ctx: &Ctx) -> Response {
         None => (target, Query::default()),
     };
     let (path, format) = Format::split(path);
-    let (first, rest) = path.split_once('/').unwrap_or((path, ""));
-    let outcome = match first {
-        "tx" => tx(ctx, rest, format).await,
-        "block" => match rest.strip_prefix("notxdetails/") {
-            Some(hash) => block(ctx, hash, format, 1).await,
-            None => block(ctx, rest, format, 3).await,
-        },
-        "blockpart" => block_part(ctx, rest, format, &query).await,
-        "blockfilter" => block_filter(ctx, rest, format).await,
-        "blockfilterheaders" => filter_headers(ctx, rest, format, &query).await,
+    let Some((name, rest)) = route(path) else { return Response::empty(404) };
+    let outcome = match name {
+        "tx/" => tx(ctx, rest, format).await,
+        "block/notxdetails/" => block(ctx, rest, format, 1).await,
+        "block/" => block(ctx, rest, format, 3).await,
+        "blockpart/" => block_part(ctx, rest, format, &query).await,
+        "blockfilter/" => block_filter(ctx, rest, format).await,
+        "blockfilterheaders/" => filter_headers(ctx, rest, format, &query).await,
         "chaininfo" => only_json(format, json(ctx, "getblockchaininfo", "[]".into()).await),
-        "deploymentinfo" => deployments(ctx, rest, format).await,
-        "mempool" => mempool(ctx, rest, format, &query).await,
-        "headers" => headers(ctx, rest, format, &query).await,
-        "getutxos" => coins::answer(ctx, rest, format, &request.body).await,
-        "blockhashbyheight" => hash_by_height(ctx, rest, format).await,
-        "spenttxouts" => coins::spent(ctx, rest, format).await,
-        _ => Err(Response::empty(404)),
+        "deploymentinfo" => only_json(format, json(ctx, "getdeploymentinfo", "[]".into()).await),
+        "deploymentinfo/" => deployments(ctx, rest, format).await,
+        "mempool/" => mempool(ctx, rest, format, &query).await,
+        "headers/" => headers(ctx, rest, format, &query).await,
+        "getutxos" => coins::answer(ctx, rest.trim_start_matches('/'), format, &request.body).await,
+        "blockhashbyheight/" => hash_by_height(ctx, rest, format).await,
+        _ => coins::spent(ctx, rest, format).await,
     };
     outcome.unwrap_or_else(|refusal| refusal)
+}
+
+/// Core's `uri_prefixes`, in its order: the first that fits has the rest of the path.
+const PREFIXES: [&str; 14] = [
+    "tx/",
+    "block/notxdetails/",
+    "block/",
+    "blockpart/",
+    "blockfilter/",
+    "blockfilterheaders/",
+    "chaininfo",
+    "mempool/",
+    "headers/",
+    "getutxos",
+    "deploymentinfo/",
+    "deploymentinfo",
+    "blockhashbyheight/",
+    "spenttxouts/",
+];
+
+fn route(path: &str) -> Option<(&'static str, &str)> {
+    PREFIXES.into_iter().find_map(|prefix| Some((prefix, path.strip_prefix(prefix)?)))
 }
 
 /// Calls a method of the kernel.
@@ -96,6 +116,8 @@ async fn tx(ctx: &Ctx, txid: &str, format: Option<Format>) -> Answer {
         let found = ask(ctx, "getrawtransaction", format!("[\"{txid}\",1]")).await.map_err(not_found)?;
         let Value::Obj(mut members) = found else { return Err(fail(500, "unreadable answer")) };
         members.retain(|(key, _)| !matches!(key.as_str(), "confirmations" | "time" | "blocktime"));
+        // Core has it last here.
+        members.sort_by_key(|(key, _)| key == "hex");
         return Ok(Response::json(200, Value::Obj(members).compact()));
     }
     let raw = ask(ctx, "getrawtransaction", format!("[\"{txid}\",0]")).await.map_err(not_found)?;
