@@ -109,11 +109,15 @@ fn killed_at_random_moments_it_ends_with_the_coins_and_indexes_of_one_never_kill
     for at in [1, height / 3, height / 2, height - 20, height - 1, height] {
         assert_eq!(view(&victim, at), view(&steady, at), "height {at}");
     }
+    // Core gives up what it takes out of more than ten blocks: not all that was spent still is.
+    let mut in_blocks = 0;
     for coinbase in (1..=spent).map(|height| spends::coinbase(&steady, height)) {
         let spender = spends::spender(&steady, coinbase);
-        assert!(spender["block"].is_string(), "{spender}");
         assert_eq!(spends::spender(&victim, coinbase), spender);
+        in_blocks += u32::from(spender["block"].is_string());
     }
+    println!("{in_blocks} of {spent} spends are in blocks");
+    assert!(in_blocks > 0);
     assert_eq!(victim.call("verifychain", json!([4, 20])), json!(true));
     victim.stop();
 }
