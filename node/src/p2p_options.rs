@@ -65,8 +65,8 @@ pub fn config(args: &Args, chain: &ChainParams) -> Result<Config, OptionError> {
     config.network_active = args.get_bool("-networkactive", true);
     config.dns = args.get_bool("-dns", true);
     config.external = external_addresses(args, config.default_port, config.dns)?;
-    // Core keeps no address of its own that nobody can reach.
-    config.external.retain(|address| address.is_routable() && config.reachable.has(address.net()));
+    // Core keeps no address of its own that nobody can reach; by a network that it does not dial others may come.
+    config.external.retain(|address| address.is_routable());
     config.discover = args.get_bool("-discover", true);
     config.max_receive_bytes = kilobytes(args, "-maxreceivebuffer", config.max_receive_bytes);
     config.max_send_bytes = kilobytes(args, "-maxsendbuffer", config.max_send_bytes);
