@@ -19,9 +19,9 @@ fn behind(options: Options) -> Daemon {
 /// Requests without what is of one moment or one node: nonce and ports.
 fn plain(mut requests: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     for request in &mut requests {
-        let own: &[std::ops::Range<usize>] = if request.len() > 12 { &[24..36, 40..44] } else { &[4..8] };
-        for range in own {
-            if let Some(bytes) = request.get_mut(range.clone()) {
+        let own: &[(usize, usize)] = if request.len() > 12 { &[(24, 36), (40, 44)] } else { &[(4, 8)] };
+        for (from, to) in own {
+            if let Some(bytes) = request.get_mut(*from..*to) {
                 bytes.fill(0);
             }
         }

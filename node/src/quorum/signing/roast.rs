@@ -427,6 +427,16 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Whoever let an attempt of others pass comes last next time, until it is heard again.
+    fn suspect_overtaken(&self) {
+        let (now, hedge) = (Instant::now(), self.hedge());
+        for begun in self.attempts.iter().filter(|begun| now >= begun.at + hedge) {
+            for member in self.members(&self.machine.waiting_for(begun.session)) {
+                self.request.core.suspect(member);
+            }
+        }
+    }
+
     /// Tells the signers how it ended.
     fn end(mut self, result: Result<(SessionId, Vec<Signature>), QuorumError>) -> Result<Vec<Signature>, QuorumError> {
         let Request { core, holding, checked, .. } = self.request;
@@ -438,6 +448,7 @@ impl Run<'_> {
             });
             self.tell_signers(session, &Message::Signatures(Blob(bytes.flatten().collect())));
         }
+        self.suspect_overtaken();
         let over = Message::Refuse(Refusal::Aborted("the attempt is over".to_owned()));
         for Begun { session, .. } in std::mem::take(&mut self.attempts) {
             if done.is_none_or(|(made, _)| made != session) {
