@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use dkls23_secp256k1::protocols::dkg::{
     self, BroadcastDerivationPhase2to4, BroadcastDerivationPhase3to4, KeepInitMulPhase3to4, KeepInitZeroSharePhase2to3,
-    KeepInitZeroSharePhase3to4, ProofCommitment, SessionData, TransmitInitZeroSharePhase2to4,
-    UniqueKeepDerivationPhase2to3,
+    KeepInitZeroSharePhase3to4, ProofCommitment, SessionData, TransmitInitMulPhase3to4, TransmitInitZeroSharePhase2to4,
+    TransmitInitZeroSharePhase3to4, UniqueKeepDerivationPhase2to3,
 };
 use dkls23_secp256k1::protocols::{Abort, AbortReason, Parameters, PartiesMessage, PartyIndex as DklsIndex};
 use k256::elliptic_curve::group::GroupEncoding;
@@ -58,6 +58,8 @@ pub(super) struct Committed {
     zero_kept: BTreeMap<DklsIndex, KeepInitZeroSharePhase2to3>,
     chain_kept: UniqueKeepDerivationPhase2to3,
     chain_commitment: BroadcastDerivationPhase2to4,
+    #[cfg(test)]
+    ahead: Option<Arc<Phase3>>,
 }
 
 /// After all commitments are in and the openings are sent.
@@ -71,6 +73,15 @@ pub(super) struct Revealed {
     zero_kept: BTreeMap<DklsIndex, KeepInitZeroSharePhase3to4>,
     mul_kept: BTreeMap<DklsIndex, KeepInitMulPhase3to4<Secp256k1>>,
 }
+
+/// What the library's phase 3 keeps and sends.
+type Phase3 = (
+    BTreeMap<DklsIndex, KeepInitZeroSharePhase3to4>,
+    Vec<TransmitInitZeroSharePhase3to4>,
+    BTreeMap<DklsIndex, KeepInitMulPhase3to4<Secp256k1>>,
+    Vec<TransmitInitMulPhase3to4<Secp256k1>>,
+    BroadcastDerivationPhase3to4,
+);
 
 /// What round 2 sends.
 pub(super) struct CommitRound {
@@ -155,12 +166,30 @@ impl Dealt {
             zero_kept,
             chain_kept,
             chain_commitment,
+            #[cfg(test)]
+            ahead: None,
         };
         Ok((committed, CommitRound { broadcast, private }))
     }
 }
 
 impl Committed {
+    /// Heavy: some 100 ms a peer.
+    fn phase3(&self) -> Phase3 {
+        #[cfg(test)]
+        if let Some(ahead) = &self.ahead {
+            return (**ahead).clone();
+        }
+        dkg::phase3::<Secp256k1>(&self.dealt.data, &self.zero_kept, &self.chain_kept)
+    }
+
+    /// With [`Self::phase3`] computed already: nothing that is received changes it.
+    #[cfg(test)]
+    pub fn computed_ahead(&self) -> Self {
+        let ahead = self.ahead.clone().unwrap_or_else(|| Arc::new(self.phase3()));
+        Self { ahead: Some(ahead), ..self.clone() }
+    }
+
     /// Opens what was committed to, now that all commitments are in, and begins the set-up with each peer.
     #[allow(clippy::type_complexity)]
     pub fn reveal(
@@ -180,8 +209,7 @@ impl Committed {
             let parties = PartiesMessage { sender: dkls_index(from)?, receiver: data.party_index };
             zero_commitments.push(TransmitInitZeroSharePhase2to4 { parties, commitment: message.zero_commitment });
         }
-        let (zero_kept, zero_sent, mul_kept, mul_sent, chain_opening) =
-            dkg::phase3::<Secp256k1>(data, &self.zero_kept, &self.chain_kept);
+        let (zero_kept, zero_sent, mul_kept, mul_sent, chain_opening) = self.phase3();
         let mut sent = BTreeMap::new();
         for (zero, mul) in zero_sent.into_iter().zip(mul_sent) {
             if zero.parties.receiver != mul.parties.receiver {

@@ -12,7 +12,9 @@ impl Dkg {
     pub(crate) fn fork(&self, seed: [u8; 32]) -> Option<Self> {
         let state = match &self.state {
             State::Round1 { ecdsa, schnorr } => State::Round1 { ecdsa: ecdsa.clone(), schnorr: schnorr.clone() },
-            State::Round2 { ecdsa, schnorr } => State::Round2 { ecdsa: ecdsa.clone(), schnorr: schnorr.clone() },
+            State::Round2 { ecdsa, schnorr } => {
+                State::Round2 { ecdsa: Box::new(ecdsa.computed_ahead()), schnorr: schnorr.clone() }
+            }
             State::Round3 { ecdsa, schnorr } => State::Round3 { ecdsa: ecdsa.clone(), schnorr: schnorr.clone() },
             State::Echo { share } => State::Echo { share: Arc::clone(share) },
             _ => return None,

@@ -6,7 +6,10 @@ impl Redeal {
     /// None from the test signatures on.
     pub(crate) fn fork(&self, seed: [u8; 32]) -> Option<Self> {
         let state = match &self.state {
-            State::Commit { dealing, pairs } => State::Commit { dealing: dealing.clone(), pairs: pairs.clone() },
+            State::Commit { dealing, pairs } => {
+                let pairs = pairs.as_ref().map(|pairs| pairs.computed_ahead()).transpose().ok()?;
+                State::Commit { dealing: dealing.clone(), pairs }
+            }
             State::Open { dealing, pairs, points, zero } => State::Open {
                 dealing: dealing.clone(),
                 pairs: pairs.clone(),

@@ -40,6 +40,7 @@ pub(super) struct Fragments {
 }
 
 /// The set-up of DKLs23 with one other holder.
+#[cfg_attr(test, derive(Clone))]
 #[derive(Serialize, Deserialize)]
 pub(super) struct PairSetup {
     pub zero: TransmitInitZeroSharePhase3to4,

@@ -27,8 +27,8 @@ use crate::{Dkg, DkgParams, KeyShare, MemberId, PublicKeys, Redeal, RedealParams
 
 /// Runs with one stage; then another is made.
 const RUNS_OF_STAGE: usize = 50;
-/// Of so many runs one computes everything.
-const COMPUTES_ALL: usize = 10;
+/// Of so many runs one goes through every round itself.
+const COMPUTES_ALL: usize = 50;
 /// Ceremonies, and cells of them, of the short form.
 const SHORT_CEREMONIES: usize = 2;
 const SHORT: usize = 30;
