@@ -31,6 +31,13 @@ pub struct Traffic {
     pub bytes: u64,
 }
 
+/// What a ceremony costs its machines alone.
+pub struct Floor {
+    /// Of all of them together.
+    pub cpu: Duration,
+    pub traffic: Traffic,
+}
+
 /// Feeds machines with each other's messages until there is none left.
 pub fn run<M>(
     machines: &mut BTreeMap<PartyIndex, M>,

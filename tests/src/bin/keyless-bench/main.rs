@@ -10,6 +10,7 @@ mod ceremonies;
 mod cpu;
 mod crowd;
 mod floor;
+mod library;
 mod live;
 mod losses;
 mod node;
@@ -78,8 +79,8 @@ fn ceremonies_command(args: &[&str]) -> ExitCode {
     }
     let wanted = all.iter().filter(|(name, _)| args.is_empty() || args.contains(name));
     println!("{}", machine());
-    ceremonies::run(&wanted.map(|(_, quorum)| *quorum).collect::<Vec<_>>());
-    ExitCode::SUCCESS
+    let within = ceremonies::run(&wanted.map(|(_, quorum)| *quorum).collect::<Vec<_>>());
+    if within { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn losses_command(rounds: usize) -> ExitCode {
