@@ -308,7 +308,7 @@ fn one_faulty_member_in_any_round_changes_nothing_and_frames_nobody() {
                     if cap.is_some_and(|cap| *spent + (cpu() - before) > cap) {
                         break;
                     }
-                    staged.run(*cell, each > 0 && run % COMPUTES_ALL == 0, &mut random, tally);
+                    staged.run(*cell, each > 0 && run % COMPUTES_ALL == COMPUTES_ALL - 1, &mut random, tally);
                 }
                 *spent += cpu() - before;
             }
