@@ -19,7 +19,7 @@ use super::rate::Bucket;
 /// Nonces that one coordinator may ask for at once, and for each second after: 0.1 ms of a processor each.
 const BURST: u32 = 4_096;
 const PER_SECOND: u32 = 1_024;
-/// Commitments of one member that are kept.
+/// Commitments of one member that are kept, and of one's own that a coordinator may hold without need.
 const MAX_KNOWN: usize = MAX_POOLED / 4;
 
 /// What this member keeps for one coordinator.
@@ -50,6 +50,12 @@ fn missing(stock: u16) -> usize {
     POOL_TARGET.saturating_sub(usize::from(stock))
 }
 
+/// What it may be told beyond its need while it has not used what it was told. Many requests at once name the same stock:
+/// if each filled that, the nonces told first would be gone before they are used.
+fn spare(pool: &NoncePool) -> usize {
+    MAX_KNOWN.saturating_sub(pool.len())
+}
+
 impl Nonces {
     /// Tells a coordinator the nonces that it needs, and what is ready of those that its stock lacks. None if it asks
     /// for too many in a time.
@@ -68,14 +74,15 @@ impl Nonces {
             return None;
         }
         let mut told = pool.issue(share, count, seed);
-        told.extend(pool.issue_ready(missing(stock).saturating_sub(count)));
+        told.extend(pool.issue_ready(missing(stock).saturating_sub(count).min(spare(pool))));
         Some(told)
     }
 
     /// What goes with a share: as many as it has used up or the stock lacks, as far as they are ready.
     pub fn next(&self, coordinator: &MemberId, used: usize, stock: u16) -> Vec<Commitment> {
         let mut mine = locked(&self.mine);
-        mine.get_mut(coordinator).map(|mine| mine.pool.issue_ready(used.max(missing(stock)))).unwrap_or_default()
+        let Some(Mine { pool, .. }) = mine.get_mut(coordinator) else { return Vec::new() };
+        pool.issue_ready(used.max(missing(stock).min(spare(pool))))
     }
 
     /// Makes what is missing in reserve for a coordinator. Takes some milliseconds.

@@ -48,6 +48,7 @@ async fn payments_go_on_while_shares_are_dealt_again_but_for_the_switch() {
     cluster.nodes[0].create("w").await.unwrap();
     fund(&cluster.chain, &cluster.nodes[0].wallet("w")).await;
     let payer = cluster.nodes[1].wallet("w");
+    payer.synced().await.unwrap();
     pay(&payer, &cluster.chain, |count| count == 5).await;
     let usual = pay(&payer, &cluster.chain, |count| count == 30).await.gap;
     let members: Vec<String> =

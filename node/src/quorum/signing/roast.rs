@@ -50,6 +50,8 @@ struct Run<'a> {
     unknown: BTreeMap<MemberId, u32>,
     /// The home session has been an attempt's.
     used: bool,
+    /// When to look again for room for another session.
+    full_until: Option<Instant>,
 }
 
 impl Request<'_> {
@@ -71,6 +73,7 @@ impl Request<'_> {
             later: BTreeMap::new(),
             unknown: BTreeMap::new(),
             used: false,
+            full_until: None,
         };
         let result = run.drive(field);
         run.end(result)
@@ -141,7 +144,8 @@ impl Run<'_> {
     /// Whether another attempt may begin: none under way will end soon.
     fn is_due(&self, now: Instant) -> bool {
         let hedge = self.hedge();
-        !self.attempts.iter().any(|begun| now < begun.at + hedge && self.machine.can_finish(begun.session))
+        self.full_until.is_none()
+            && !self.attempts.iter().any(|begun| now < begun.at + hedge && self.machine.can_finish(begun.session))
     }
 
     /// Nothing is under way that could end in signatures, and nobody is left to ask.
@@ -149,7 +153,8 @@ impl Run<'_> {
         let waits = |begun: &Begun| {
             self.machine.can_finish(begun.session) || !self.machine.waiting_for(begun.session).is_empty()
         };
-        self.asked.is_empty() && self.later.is_empty() && !self.attempts.iter().any(waits)
+        let rests = self.asked.is_empty() && self.later.is_empty() && self.full_until.is_none();
+        rests && !self.attempts.iter().any(waits)
     }
 
     /// When something is to be done though nobody speaks.
@@ -157,7 +162,8 @@ impl Run<'_> {
         let (hedge, pause) = (self.hedge(), self.pause());
         let attempts = self.attempts.iter().flat_map(|begun| [begun.at + hedge, begun.at + pause]);
         let asked = self.asked.values().map(|at| *at + pause);
-        let all = attempts.chain(asked).chain(self.later.values().copied()).filter(|at| *at > now);
+        let later = self.later.values().copied().chain(self.full_until);
+        let all = attempts.chain(asked).chain(later).filter(|at| *at > now);
         all.fold(self.request.deadline.get(), Instant::min)
     }
 
@@ -186,6 +192,7 @@ impl Run<'_> {
             field.out.insert(member, (Missing::silent(member), Fault::Silent));
         }
         self.later.retain(|_, until| *until > now);
+        self.full_until = self.full_until.filter(|until| *until > now);
     }
 
     /// Tells the signers of an attempt that nothing comes of it.
@@ -256,8 +263,9 @@ impl Run<'_> {
         }
         let session = if self.used { core.fresh_session() } else { self.home };
         if self.used && self.lines.add(self.request.info(session)).is_err() {
-            // No room: what is under way goes on.
-            return if self.attempts.is_empty() { Err(QuorumError::Busy) } else { Ok(()) };
+            // What is under way goes on meanwhile.
+            self.full_until = Some(now + BUSY_PAUSE);
+            return Ok(());
         }
         let preferred: Vec<PartyIndex> = order.iter().filter_map(|member| holding.index_of(member)).collect();
         let Some(started) = self.machine.start(session, &preferred, &core.fresh_seed()) else { return Ok(()) };
