@@ -202,6 +202,12 @@ impl Loaded {
                         tracing::debug!(wallet = self.name, %error, "a coin that another co-signer spends");
                     }
                 }
+                // As many payments as that are under way: each is about to end.
+                Err(SignFailure::CoinTaken(_)) if Instant::now() < deadline => {
+                    self.release_claim(set_aside);
+                    std::thread::sleep(jitter(OTHER_PAYMENT));
+                    draws = 0;
+                }
                 // They are about to end, and may give change.
                 Err(SignFailure::Other(error))
                     if no_coins(&error) && Instant::now() < deadline && !self.wallet().locks().claims().is_empty() =>
@@ -287,7 +293,7 @@ impl Loaded {
     }
 
     /// Hands a recorded transaction to the mempool and the peers. A refusal is logged: the payment stands, and is
-    /// tried again when the wallet is loaded.
+    /// tried again at the next block.
     pub(super) fn broadcast(&self, tx: &Transaction) {
         if !self.options.broadcast {
             return;
@@ -305,6 +311,8 @@ impl Loaded {
                     wallet = self.name, %txid,
                     "CommitTransaction(): Transaction cannot be broadcast immediately, {error}"
                 );
+                // Its parent, made by another member, may not be here yet: the next block settles that.
+                self.unsent.store(true, Ordering::Relaxed);
             }
         }
     }

@@ -10,7 +10,7 @@ use bitcoin::secp256k1::rand::SeedableRng;
 use bitcoin::secp256k1::rand::rngs::StdRng;
 use keyless_tests::quorum::Discovery;
 use keyless_tests::wait::until_true;
-use keyless_tests::{Daemon, Quorum, sat};
+use keyless_tests::{Daemon, Quorum, RpcClient, sat};
 use serde_json::{Map, Value, json};
 
 use crate::{TYPES, btc, dice, length};
@@ -65,6 +65,16 @@ impl Sides {
     fn mempool(&self, member: &Daemon) -> BTreeSet<String> {
         let list = member.call("getrawmempool", json!([]));
         list.as_array().unwrap().iter().map(|txid| txid.as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Transactions of all wallets, as all members see them, that are in no block.
+    fn unconfirmed(&self) -> usize {
+        let wallets = (0..2).flat_map(|side| (0..3).map(move |m| self.quorums[side].wallet(m, NAMES[side])));
+        let open = |wallet: RpcClient| {
+            let rows = wallet.call("listtransactions", json!(["*", 100_000]));
+            rows.as_array().unwrap().iter().filter(|row| row["confirmations"] == json!(0)).count()
+        };
+        wallets.map(open).sum()
     }
 
     fn start() -> Self {
@@ -167,7 +177,12 @@ fn settle(sides: &Sides) {
         let first = sides.mempool(&sides.quorums[0].members[0]);
         sides.members().all(|member| sides.mempool(member) == first)
     });
-    sides.mine(1, NOBODY);
+    // What a node could not take yet, for want of a parent, goes out again at the next block.
+    until_true("everything is mined", DEADLINE, || {
+        sides.mine(1, NOBODY);
+        std::thread::sleep(AGAIN);
+        sides.unconfirmed() == 0
+    });
     let left = sides.mempool(&sides.quorums[0].members[0]);
     assert!(left.is_empty(), "everything is mined: {left:?}");
 }
