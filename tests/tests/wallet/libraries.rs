@@ -190,9 +190,8 @@ fn python_bitcoinrpc_funds_sends_reorganises_and_resyncs() {
     let node = node();
     node.call("createwallet", json!(["w"]));
     let cookie = std::fs::read_to_string(node.net_dir().join(".cookie")).unwrap();
-    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("python/wallet.py");
     let output = Command::new(python())
-        .arg(script)
+        .args(["-c", include_str!("../../python/wallet.py")])
         .arg(format!("http://{}@127.0.0.1:{}", cookie.trim(), node.rpc_port()))
         .output()
         .unwrap();
