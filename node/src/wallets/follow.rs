@@ -11,6 +11,7 @@ use bdk_chain::BlockId;
 use bitcoin::{Block, BlockHash, Transaction, Txid};
 use keyless_rpc::error::RpcError;
 use keyless_rpc::wallet::backend::Rescanned;
+use tss_wallet::wallet::Wallet;
 use tss_wallet::wallet::feed::RemovalReason;
 use tss_wallet::wallet::storage::StorageError;
 
@@ -133,10 +134,12 @@ impl Loaded {
     }
 
     pub(super) fn mempool_added(&self, transaction: &Transaction) -> Result<(), FollowError> {
-        let now = self.chain.now();
-        let mut wallet = self.wallet();
-        let touched = wallet.mempool_added(transaction, now)?;
-        self.notify(&wallet, &touched);
+        self.note_in_mempool(&mut self.wallet(), transaction)
+    }
+
+    pub(super) fn note_in_mempool(&self, wallet: &mut Wallet, transaction: &Transaction) -> Result<(), FollowError> {
+        let touched = wallet.mempool_added(transaction, self.chain.now())?;
+        self.notify(wallet, &touched);
         if wallet.ledger().concerns(transaction, wallet.keys()) {
             let mut kept = self.in_mempool.lock().unwrap_or_else(PoisonError::into_inner);
             kept.insert(transaction.compute_txid(), transaction.clone());

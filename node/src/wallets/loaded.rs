@@ -1,6 +1,6 @@
 //! One loaded wallet: its ledger, its share and quorum, and what is going on with it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -83,8 +83,8 @@ pub struct Loaded {
     pub(super) next_resend: AtomicU64,
     /// Payments that nobody waits for, the oldest first.
     pub(super) detached: Mutex<VecDeque<DetachedSend>>,
-    /// Something sent before the start is not in the mempool yet: the chain may lack its coins still.
-    pub(super) unsent: AtomicBool,
+    /// What was sent and is not in the mempool yet: the chain may lack its coins still.
+    pub(super) unsent: Mutex<BTreeSet<Txid>>,
 }
 
 impl Loaded {
@@ -114,7 +114,7 @@ impl Loaded {
             closed: AtomicBool::new(false),
             next_resend: AtomicU64::new(0),
             detached: Mutex::default(),
-            unsent: AtomicBool::new(false),
+            unsent: Mutex::default(),
         }
     }
 

@@ -3,8 +3,9 @@
 //! A failure before the transaction is written down frees its coins again; after it, the payment stands, whatever the
 //! mempool says. A payment with a name of its own is made once ([`super::named`]).
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bitcoin::absolute::LockTime;
@@ -17,6 +18,7 @@ use tss_wallet::wallet::Wallet;
 use tss_wallet::wallet::addresses::POOL_EMPTY;
 use tss_wallet::wallet::feed::SendNote as LedgerNote;
 use tss_wallet::wallet::locks::ClaimId;
+use tss_wallet::wallet::record::TxRecord;
 use tss_wallet::wallet::signing::{SighashChoice, SigningItem, apply_signatures};
 use tss_wallet::wallet::spend::{ChangeSpec, Draft, PresetInput, Recipient, SpendParams};
 
@@ -298,12 +300,15 @@ impl Loaded {
         if !self.options.broadcast {
             return;
         }
+        // Held over both, as a block with the transaction would else be taken in between, and then forgotten.
+        let mut wallet = self.wallet();
         match self.chain.submit(tx, true) {
             Ok(()) => {
-                self.announce(tx);
-                if let Err(error) = self.mempool_added(tx) {
+                if let Err(error) = self.note_in_mempool(&mut wallet, tx) {
                     tracing::error!(wallet = self.name, %error, "a sent transaction could not be noted");
                 }
+                drop(wallet);
+                self.announce(tx);
             }
             Err(error) => {
                 let txid = tx.compute_txid();
@@ -312,7 +317,7 @@ impl Loaded {
                     "CommitTransaction(): Transaction cannot be broadcast immediately, {error}"
                 );
                 // Its parent, made by another member, may not be here yet: the next block settles that.
-                self.unsent.store(true, Ordering::Relaxed);
+                self.unsent().insert(txid);
             }
         }
     }
@@ -335,23 +340,34 @@ impl Loaded {
                 wallet.release(claim).map_err(storage_error)?;
             }
         }
-        self.unsent.store(true, Ordering::Relaxed);
+        let waiting: Vec<Txid> = {
+            let wallet = self.wallet();
+            wallet.ledger().ordered().filter(|record| waits(record)).map(|record| record.txid).collect()
+        };
+        self.unsent().extend(waiting);
         self.send_unsent().map_err(storage_error)
     }
 
-    /// What was sent before the start and is in no block goes to the mempool, as soon as the chain has its coins.
+    fn unsent(&self) -> MutexGuard<'_, BTreeSet<Txid>> {
+        self.unsent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the mempool could not take yet goes there as soon as the chain has its coins: parents first.
     pub(super) fn send_unsent(&self) -> Result<(), FollowError> {
-        if !self.options.broadcast || !self.unsent.swap(false, Ordering::Relaxed) {
+        if !self.options.broadcast {
             return Ok(());
         }
-        let unsent: Vec<Transaction> = {
+        let ids = std::mem::take(&mut *self.unsent());
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let mut waiting: Vec<(u64, Arc<Transaction>)> = {
             let wallet = self.wallet();
-            let records = wallet.ledger().ordered();
-            let unsent =
-                records.filter(|record| record.is_inactive() && !record.is_abandoned() && !record.tx.is_coinbase());
-            unsent.map(|record| record.tx.as_ref().clone()).collect()
+            let records = ids.iter().filter_map(|txid| wallet.ledger().get(txid)).filter(|record| waits(record));
+            records.map(|record| (record.order, Arc::clone(&record.tx))).collect()
         };
-        for tx in unsent {
+        waiting.sort_by_key(|(order, _)| *order);
+        for (_, tx) in waiting {
             match self.chain.submit(&tx, false) {
                 Ok(()) => {
                     self.mempool_added(&tx)?;
@@ -360,12 +376,17 @@ impl Loaded {
                 Err(error) => {
                     let txid = tx.compute_txid();
                     tracing::debug!(wallet = self.name, %txid, %error, "not in the mempool yet");
-                    self.unsent.store(true, Ordering::Relaxed);
+                    self.unsent().insert(txid);
                 }
             }
         }
         Ok(())
     }
+}
+
+/// Whether a transaction was made here and is neither in a block nor in the mempool.
+fn waits(record: &TxRecord) -> bool {
+    record.is_inactive() && !record.is_abandoned() && !record.tx.is_coinbase()
 }
 
 impl Loaded {
@@ -389,9 +410,8 @@ impl Loaded {
             let best_time =
                 wallet.tip().and_then(|tip| self.chain.block_facts(&tip.hash)).map_or(0, |facts| u64::from(facts.time));
             let open = wallet.ledger().ordered().filter(|record| {
-                let unconfirmed = record.in_mempool() || (record.is_inactive() && !record.is_abandoned());
+                let unconfirmed = (record.in_mempool() && !record.tx.is_coinbase()) || waits(record);
                 unconfirmed
-                    && !record.tx.is_coinbase()
                     && record.time_received.saturating_add(RESEND_AGE_S) <= best_time
             });
             open.map(|record| record.tx.as_ref().clone()).collect()
