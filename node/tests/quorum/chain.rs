@@ -1,8 +1,9 @@
 //! A chain and mempool in memory: enough for wallets to follow, without rules of consensus.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bitcoin::absolute::LockTime;
 use bitcoin::block::{Header, Version};
@@ -31,7 +32,11 @@ pub struct FakeChain {
     network: Network,
     started: Instant,
     state: Mutex<State>,
+    mines_at_once: AtomicBool,
 }
+
+/// How long a chain that mines at once gives the wallets to take the block.
+const BLOCK_HEAD_START: Duration = Duration::from_millis(300);
 
 impl FakeChain {
     pub fn new() -> Self {
@@ -41,7 +46,7 @@ impl FakeChain {
     pub fn on(network: Network) -> Self {
         let genesis = bitcoin::constants::genesis_block(network);
         let state = Mutex::new(State { blocks: vec![genesis], ..State::default() });
-        Self { network, started: Instant::now(), state }
+        Self { network, started: Instant::now(), state, mines_at_once: AtomicBool::new(false) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -103,6 +108,12 @@ impl FakeChain {
             feed.notify(FeedEvent::TipChanged { height });
         }
         block.txdata
+    }
+
+    /// From now on what is submitted is in a block, and the wallets know it, before the one who submits knows that it
+    /// was taken.
+    pub fn mine_at_once(&self) {
+        self.mines_at_once.store(true, Ordering::Relaxed);
     }
 
     pub fn mempool_len(&self) -> usize {
@@ -236,11 +247,18 @@ impl ChainView for FakeChain {
         state.mempool.insert(transaction.compute_txid(), transaction.clone());
         let feeds = state.feeds.clone();
         drop(state);
-        for feed in feeds {
+        for feed in &feeds {
             for rival in &rivals {
                 feed.notify(FeedEvent::MempoolRemoved { txid: rival.compute_txid(), reason: "replaced".to_owned() });
             }
             feed.notify(FeedEvent::MempoolAdded { transaction: transaction.clone() });
+        }
+        if self.mines_at_once.load(Ordering::Relaxed) {
+            self.mine(&ScriptBuf::new_op_return([]));
+            let end = Instant::now() + BLOCK_HEAD_START;
+            while !feeds.iter().all(ChainFeed::is_settled) && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
         Ok(())
     }

@@ -132,6 +132,24 @@ async fn one_idempotency_key_pays_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_payment_mined_before_its_sender_hears_that_it_was_taken_stays_confirmed() {
+    let chain = Arc::new(FakeChain::new());
+    let node = Node::embedded(&chain);
+    node.create("w").await.unwrap();
+    let wallet = node.wallet("w");
+    fund(&chain, &wallet).await;
+    chain.mine_at_once();
+    for _ in 0..3 {
+        let txid = send(&wallet, Amount::from_int_btc(1)).await.unwrap();
+        wallet.synced().await.unwrap();
+        let mut confirmations = None;
+        wallet.read(&mut |ledger| confirmations = ledger.confirmations(&txid));
+        assert_eq!(confirmations, Some(1));
+    }
+    node.manager.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_member_that_was_away_learns_of_payments_and_labels() {
     let mut cluster = Cluster::new(3);
     cluster.nodes[0].create("w").await.unwrap();
