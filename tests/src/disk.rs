@@ -28,7 +28,11 @@ impl Disk {
             println!("SKIPPED: no mount namespace of one's own here: {}", io::Error::last_os_error());
             return None;
         }
-        mount(None, Path::new("/"), libc::MS_REC | libc::MS_PRIVATE, None).expect("a namespace can be private");
+        // Else what is mounted would be seen by all. In a chroot "/" is a folder, which cannot be.
+        if let Err(error) = mount(None, Path::new("/"), libc::MS_REC | libc::MS_PRIVATE, None) {
+            println!("SKIPPED: mounts of one's own are not possible here: {error}");
+            return None;
+        }
         fs::create_dir_all(at).expect("a folder can be made");
         let disk = Self { at: at.to_owned(), size };
         if let Err(error) = mount(Some("tmpfs"), at, 0, Some(&disk.options("rw"))) {

@@ -411,8 +411,7 @@ impl Loaded {
                 wallet.tip().and_then(|tip| self.chain.block_facts(&tip.hash)).map_or(0, |facts| u64::from(facts.time));
             let open = wallet.ledger().ordered().filter(|record| {
                 let unconfirmed = (record.in_mempool() && !record.tx.is_coinbase()) || waits(record);
-                unconfirmed
-                    && record.time_received.saturating_add(RESEND_AGE_S) <= best_time
+                unconfirmed && record.time_received.saturating_add(RESEND_AGE_S) <= best_time
             });
             open.map(|record| record.tx.as_ref().clone()).collect()
         };

@@ -1,5 +1,7 @@
 //! Members that were given no address and find each other.
 
+use std::net::ToSocketAddrs as _;
+
 use keyless_p2p::cosigners::{Carrier as _, Discovery, Multiaddr};
 use tokio::net::UdpSocket;
 use tokio::time::{Duration, timeout};
@@ -80,6 +82,10 @@ async fn find_each_other(discovery: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_in_a_static_address_is_resolved() {
+    if let Err(error) = ("localhost", 0).to_socket_addrs() {
+        println!("SKIPPED: localhost is not a name here (no /etc/hosts?): {error}");
+        return;
+    }
     let all = identities(2);
     let (low, high) = (all[0].peer_id(), all[1].peer_id());
     let node = launch(config(&all[0], vec![member(high, None)])).await;

@@ -47,12 +47,13 @@ fn a_young_peer_of_the_largest_group_makes_room() {
     let few: Vec<_> = (0..10).map(|id| peer(id, 1)).collect();
     assert_eq!(evict(&few), None, "few peers are all protected");
 
-    // Thirty of one group, and ten younger ones of a group each.
-    let mut many: Vec<_> = (0..30).map(|id| peer(id, 1)).chain((30..40).map(|id| peer(id, id as u8))).collect();
+    // Sixty of one group, enough to be the largest whatever groups Core's secret protects, and ten younger ones of a
+    // group each.
+    let mut many: Vec<_> = (0..60).map(|id| peer(id, 1)).chain((60..70).map(|id| peer(id, id as u8))).collect();
     let victim = evict(&many).unwrap();
-    assert!((15..30).contains(&victim), "{victim}");
-    many[30..].iter_mut().for_each(|peer| peer.prefer_evict = true);
-    assert!(evict(&many).unwrap() >= 30, "who misbehaved goes first");
+    assert!((30..60).contains(&victim), "{victim}");
+    many[60..].iter_mut().for_each(|peer| peer.prefer_evict = true);
+    assert!(evict(&many).unwrap() >= 60, "who misbehaved goes first");
     many.iter_mut().for_each(|peer| peer.no_ban = true);
     assert_eq!(evict(&many), None);
     node.close();
