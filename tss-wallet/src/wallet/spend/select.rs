@@ -349,10 +349,12 @@ impl BnbMetric for Changeless<'_> {
 }
 
 fn branch_and_bound<'a>(groups: &[&'a Group], aim: &Aim) -> Option<Vec<&'a Group>> {
-    if groups.len() > MAX_BNB_COINS {
+    // A coin that alone leaves change is in no selection without: mostly none is left to search.
+    let small = |group: &&Group| aim.change_of(aim.worth(group) - aim.target) == 0;
+    let mut order: Vec<&Group> = groups.iter().copied().filter(small).collect();
+    if order.len() > MAX_BNB_COINS || !aim.reached(&order) {
         return None;
     }
-    let mut order: Vec<&Group> = groups.to_vec();
     order.sort_by_key(|group| std::cmp::Reverse(aim.worth(group)));
     let candidates: Vec<Candidate> = order
         .iter()
