@@ -38,6 +38,8 @@ pub enum Family {
     Label,
     /// Locked and claimed coins.
     Lock,
+    /// Scripts that were derived.
+    Script,
     /// What a co-signer agreed to: requests, leases, counters.
     Claims,
     /// The audit log.
@@ -46,8 +48,18 @@ pub enum Family {
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 9] =
-        [Self::Keys, Self::Share, Self::Meta, Self::Tx, Self::Pool, Self::Label, Self::Lock, Self::Claims, Self::Audit];
+    pub const ALL: [Self; 10] = [
+        Self::Keys,
+        Self::Share,
+        Self::Meta,
+        Self::Tx,
+        Self::Pool,
+        Self::Label,
+        Self::Lock,
+        Self::Script,
+        Self::Claims,
+        Self::Audit,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
@@ -58,6 +70,7 @@ impl Family {
             Self::Pool => "pool",
             Self::Label => "label",
             Self::Lock => "lock",
+            Self::Script => "script",
             Self::Claims => "claims",
             Self::Audit => "audit",
         }
@@ -72,6 +85,7 @@ impl From<Table> for Family {
             Table::Pool => Self::Pool,
             Table::Label => Self::Label,
             Table::Lock => Self::Lock,
+            Table::Script => Self::Script,
         }
     }
 }

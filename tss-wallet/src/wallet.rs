@@ -65,10 +65,9 @@ use self::storage::{Durability, Storage, StorageError, Table, Write};
 
 /// The birth time of a wallet that has no keys yet.
 const UNBORN: u64 = u64::MAX;
-/// The version of what this module stores.
 /// Scripts of each chain that are watched beyond all leases known, at least.
 const WATCHED_BEYOND_LEASES: u32 = 100;
-
+/// The version of what this module stores.
 const FORMAT: u32 = 1;
 const META_KEY: &[u8] = b"wallet";
 const BEST_BLOCK_KEY: &[u8] = b"best_block";
@@ -249,6 +248,7 @@ impl Wallet {
         wallet.ledger.set_tip(best_block);
         wallet.restore_imports(&rows)?;
         wallet.want_handed_out();
+        wallet.keys.restore_rows(&wallet.storage.rows(Table::Script)?);
         wallet.keys.top_up(usize::MAX);
         let rows = wallet.storage.rows(Table::Tx)?;
         for (_, value) in rows {
@@ -478,6 +478,7 @@ impl Wallet {
             };
             writes.push(Write { table: Table::Tx, key: txid.to_byte_array().to_vec(), value });
         }
+        writes.extend(self.keys.take_rows());
         if writes.is_empty() { Ok(()) } else { self.storage.write(&writes, durability) }
     }
 }

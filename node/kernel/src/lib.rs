@@ -22,6 +22,7 @@
 //! | [`notify`] | what the node tells: blocks, transactions, flushes, shutdown |
 //! | [`log`] | lines and categories of `debug.log`, the layer that feeds `tracing` into it |
 //! | [`daemon`] | the fork of `-daemon` |
+//! | [`memory`] | what is given back to the operating system |
 //! | [`error`] | the errors |
 //!
 //! Calls block: run them on their own threads (`spawn_blocking`), never on a reactor. Options, parameters, mock time and
@@ -40,6 +41,7 @@ mod ffi;
 pub mod filters;
 pub mod headers_sync;
 pub mod log;
+pub mod memory;
 pub mod mempool;
 pub mod node;
 pub mod notify;

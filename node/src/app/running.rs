@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bitcoin::BlockHash;
 use keyless_kernel::log::CoreLog;
-use keyless_kernel::{Args, InitError, Kernel};
+use keyless_kernel::{Args, InitError, Kernel, memory};
 use keyless_p2p::bitcoin::Nets;
 use keyless_p2p::{bitcoin as net, cosigners};
 use keyless_rpc::backend::Services;
@@ -139,7 +139,10 @@ impl Node {
         }
         self.start_wallets(runtime, cosigning).map_err(&print)?;
         self.start_network(runtime, network_config).map_err(&print)?;
-        self.kernel.ready().map_err(|error| print(error.to_string()))
+        self.kernel.ready().map_err(|error| print(error.to_string()))?;
+        // A start reads more than it keeps.
+        memory::give_back();
+        Ok(())
     }
 
     fn services(&self, args: &Args) -> Arc<Services> {

@@ -16,6 +16,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use keyless_kernel::memory;
 use keyless_p2p::cosigners::{self, Carrier};
 use keyless_rpc::error::{RpcError, code};
 use keyless_rpc::wallet::backend::Result;
@@ -354,6 +355,7 @@ impl WalletManager {
             loaded.remove(position)
         };
         close(wallet, &self.options.place(name));
+        memory::give_back();
         Ok(())
     }
 

@@ -1,14 +1,14 @@
 //! From a method's name to its answer: jsonrpsee's module holds the rows of the table, one callback each.
 //!
 //! Warm-up comes before everything, as in Core. Each call runs as its own task: a client that hangs up does not stop
-//! a payment half way.
+//! a payment half way. What a call gives goes beside the module's reply, which would be read and checked as JSON twice
+//! more: the result of `getblock` may be megabytes.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use jsonrpsee::types::{ErrorObjectOwned, Id, Params};
 use jsonrpsee::{ConnectionId, Extensions, MethodCallback, RpcModule};
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use tracing::error;
 
 use super::StartReason;
@@ -20,7 +20,8 @@ use crate::json::Value;
 use crate::methods;
 use crate::table::{Handler, Method};
 
-type Raw = Result<Box<RawValue>, ErrorObjectOwned>;
+/// Where a callback leaves the JSON text that it gives.
+type Slot = Arc<OnceLock<String>>;
 
 /// The registered methods.
 pub struct Dispatcher {
@@ -28,11 +29,9 @@ pub struct Dispatcher {
     services: Arc<Services>,
 }
 
-/// A reply of the module.
+/// A reply of the module, but the result.
 #[derive(Deserialize)]
-struct Reply<'a> {
-    #[serde(borrow)]
-    result: Option<&'a RawValue>,
+struct Reply {
     error: Option<ErrorObjectOwned>,
 }
 
@@ -65,22 +64,28 @@ impl Dispatcher {
         let params = Params::new(Some(&params)).into_owned();
         let mut extensions = Extensions::new();
         extensions.insert(ctx);
+        let slot = Slot::default();
+        extensions.insert(Arc::clone(&slot));
         let answer = callback(Id::Number(0), params, ConnectionId(0), usize::MAX, extensions);
         let response = tokio::spawn(answer).await.map_err(|failure| {
             error!(target: "rpc", method, %failure, "a method ended abnormally");
             RpcError::internal("the call was interrupted")
         })?;
-        let reply: Reply<'_> = serde_json::from_str(response.as_json().get())
+        let reply: Reply = serde_json::from_str(response.as_json().get())
             .map_err(|failure| RpcError::internal(format!("unreadable answer: {failure}")))?;
-        match (reply.error, reply.result) {
-            (Some(error), _) => Err(RpcError::new(error.code(), error.message())),
-            (None, result) => Ok(result.map_or_else(|| "null".to_owned(), |raw| raw.get().to_owned())),
+        // It may hold the extensions still.
+        drop(response);
+        match reply.error {
+            Some(error) => Err(RpcError::new(error.code(), error.message())),
+            None => Arc::into_inner(slot)
+                .and_then(OnceLock::into_inner)
+                .ok_or_else(|| RpcError::internal("a call gave neither a result nor an error")),
         }
     }
 }
 
-async fn run(method: &'static Method, params: Params<'static>, extensions: Extensions) -> Raw {
-    let Some(ctx) = extensions.get::<Ctx>().cloned() else {
+async fn run(method: &'static Method, params: Params<'static>, extensions: Extensions) -> Result<(), ErrorObjectOwned> {
+    let (Some(ctx), Some(slot)) = (extensions.get::<Ctx>().cloned(), extensions.get::<Slot>()) else {
         return Err(ErrorObjectOwned::owned(code::RPC_INTERNAL_ERROR, "no context", None::<()>));
     };
     let params = params.as_str().unwrap_or("[]").to_owned();
@@ -91,9 +96,10 @@ async fn run(method: &'static Method, params: Params<'static>, extensions: Exten
             Err(error) => Err(error),
         },
     };
-    outcome
-        .and_then(|text| RawValue::from_string(text).map_err(|error| RpcError::internal(error.to_string())))
-        .map_err(|error| ErrorObjectOwned::owned(error.code, error.message, None::<()>))
+    let text = outcome.map_err(|error| ErrorObjectOwned::owned(error.code, error.message, None::<()>))?;
+    // Empty until now: each call has its own.
+    let _ = slot.set(text);
+    Ok(())
 }
 
 async fn bind(method: &'static Method, params: &str, ctx: &Ctx) -> Result<Args, RpcError> {

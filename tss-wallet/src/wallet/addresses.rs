@@ -91,7 +91,8 @@ impl Wallet {
     fn take(&mut self, chain: ChainId) -> Result<Reserved, AddressError> {
         let index = self.pool.take(chain).ok_or(AddressError::PoolEmpty(chain))?;
         let id = KeyId { chain, index };
-        let key = self.keys.derive(id).ok_or(AddressError::Underivable(index))?;
+        // Whoever pays to it relies on it: not on what a disk holds.
+        let key = self.keys.derive_anew(id).ok_or(AddressError::Underivable(index))?;
         let address = key.address(self.meta.network).ok_or(AddressError::Underivable(index))?;
         self.keys.watch(id);
         self.want_lookahead();

@@ -2,10 +2,12 @@
 //!
 //! Every script is an unhardened BIP32 child of an account key that the quorum made; anyone who holds the account
 //! keys derives the same scripts. Refuses accounts whose keys are of another network's kind or that come twice.
-//! A wallet without a quorum has descriptors that were imported instead ([`imported`]).
+//! A wallet without a quorum has descriptors that were imported instead ([`imported`]);
+//! what was derived is kept ([`stored`]).
 //! Source: BIP32, BIP44, BIP49, BIP84, BIP86.
 
 pub mod imported;
+pub mod stored;
 
 use std::fmt;
 use std::str::FromStr;
@@ -229,6 +231,8 @@ struct Chain {
     descriptor: String,
     /// Keys whose scripts are in the index of scripts, by their index; none where BIP32 has none.
     keys: Vec<Option<PublicKey>>,
+    /// Keys below this index are in a row on the disk.
+    stored: u32,
     /// Scripts below this index must be watched: handed out, leased or seen, and the look-ahead.
     wanted: u32,
 }
@@ -282,7 +286,15 @@ impl Keychains {
                 .and_then(|child| account.xpub.derive_pub(SECP256K1, &[child]))
                 .map_err(|_| AccountError::Underivable(id.address_type))?;
             let descriptor = branch_descriptor(account, id.branch);
-            chains.push(Chain { id, account: account.clone(), branch_key, descriptor, keys: Vec::new(), wanted: 0 });
+            chains.push(Chain {
+                id,
+                account: account.clone(),
+                branch_key,
+                descriptor,
+                keys: Vec::new(),
+                stored: 0,
+                wanted: 0,
+            });
         }
         Ok(Self { network, chains, scripts: SpkTxOutIndex::default(), imported: Vec::new() })
     }

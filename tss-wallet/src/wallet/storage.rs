@@ -19,10 +19,12 @@ pub enum Table {
     Label,
     /// Locked and claimed coins.
     Lock,
+    /// Scripts that were derived.
+    Script,
 }
 
 impl Table {
-    pub const ALL: [Self; 5] = [Self::Meta, Self::Tx, Self::Pool, Self::Label, Self::Lock];
+    pub const ALL: [Self; 6] = [Self::Meta, Self::Tx, Self::Pool, Self::Label, Self::Lock, Self::Script];
 }
 
 /// One change of a batch; `None` removes the key.

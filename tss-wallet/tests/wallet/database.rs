@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use bitcoin::Network;
 use tss_wallet::WalletDb;
-use tss_wallet::wallet::keychain::{AddressType, Branch};
+use tss_wallet::wallet::keychain::stored::ROW_KEYS;
+use tss_wallet::wallet::keychain::{AddressType, Branch, KeyId};
 use tss_wallet::wallet::locks::ClaimId;
+use tss_wallet::wallet::storage::{Durability, Storage as _, Table, Write};
 use tss_wallet::wallet::{Kind, Wallet, WalletError, WalletOptions, WalletParams};
 
 use crate::support::{BTC, PlainKey, START, Scene, chain};
@@ -47,4 +49,50 @@ fn a_wallet_in_a_database_is_opened_again_as_it_was() {
     assert_eq!(wallet.balances(0, false, false).trusted.to_sat(), BTC);
     assert_eq!(wallet.locks().claims()[&ClaimId([3; 32])], [coin].into());
     assert_eq!(wallet.new_address("", AddressType::Bech32).unwrap().key.index(), 1);
+}
+
+#[test]
+fn scripts_that_were_derived_are_read_from_the_disk_and_a_damaged_row_is_derived_again() {
+    let wide = WalletOptions { keypool_size: ROW_KEYS + 50, ..WalletOptions::default() };
+    let narrow = WalletOptions { keypool_size: 20, ..WalletOptions::default() };
+    let mut scene = Scene::with(wide, false);
+    // What changes next in the ledger takes the rows to the disk.
+    let mut last = Vec::new();
+    for kind in AddressType::ALL {
+        let id = KeyId { chain: chain(kind, Branch::External), index: ROW_KEYS - 1 };
+        last.push(scene.wallet.keys().derive(id).unwrap());
+        let tx = scene.foreign(&[(last.last().unwrap().script.clone(), BTC)]);
+        scene.mine(vec![tx]);
+    }
+    let rows = scene.store.rows(Table::Script).unwrap();
+    assert_eq!(rows.len(), 8, "a row of each chain");
+
+    let open = || Wallet::load(Box::new(scene.store.clone()), narrow).unwrap();
+    let known = |wallet: &Wallet| last.iter().filter(|key| wallet.keys().key_of(&key.script) == Some(key.id)).count();
+    let wallet = open();
+    assert_eq!(known(&wallet), 4);
+    for (key, again) in last.iter().zip(last.iter().map(|key| wallet.keys().derive_anew(key.id))) {
+        assert_eq!(again.as_ref(), Some(key), "what is stored is what is derived");
+    }
+
+    // A flipped bit, a row cut short, a row under the key of another: none is believed.
+    let put = |key: &[u8], value: Vec<u8>| {
+        let write = Write { table: Table::Script, key: key.to_vec(), value: Some(value) };
+        scene.store.write(&[write], Durability::Promise).unwrap();
+    };
+    let total = wallet.lookahead_pending();
+    for (n, (key, value)) in rows.iter().enumerate().take(3) {
+        let mut bad = value.clone();
+        match n {
+            0 => bad[100] ^= 1,
+            1 => bad.truncate(bad.len() - 1),
+            _ => bad.clone_from(&rows[3].1),
+        }
+        put(key, bad);
+        let mut wallet = open();
+        assert!(wallet.top_up(usize::MAX));
+        assert_eq!(known(&wallet), 4, "its scripts are derived");
+        put(key, value.clone());
+    }
+    assert_eq!(open().lookahead_pending(), total);
 }

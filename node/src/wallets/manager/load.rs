@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bdk_chain::BlockId;
 use bitcoin::Network;
+use keyless_kernel::memory;
 use keyless_rpc::error::{RpcError, code};
 use keyless_rpc::wallet::backend::{CreateWallet, Loaded as LoadedName, Result};
 use tss_wallet::WalletDb;
@@ -63,6 +64,8 @@ impl WalletManager {
             let keys = self.open_quorum(name, &dir)?;
             self.open_ledger(name, Arc::clone(keys.holding.db()), Some(keys), None)?;
         }
+        // Rows as they lay on the disk.
+        memory::give_back();
         Ok(LoadedName { name: name.to_owned(), warnings: Vec::new() })
     }
 
