@@ -347,6 +347,7 @@ impl Core {
         if self.is_stopping() || self.tending.swap(true, Ordering::AcqRel) {
             return;
         }
+        let _tending = Tending(&self.tending);
         if self.tended.fetch_add(1, Ordering::Relaxed).is_multiple_of(COMPARE_EVERY) {
             let members: BTreeSet<MemberId> =
                 self.holdings().iter().flat_map(|holding| holding.others().collect::<Vec<_>>()).collect();
@@ -357,7 +358,6 @@ impl Core {
         }
         keygen::resolve_pending(self);
         redeal::tend(self);
-        self.tending.store(false, Ordering::Release);
     }
 
     /// A member can be reached now.
@@ -504,6 +504,15 @@ impl Core {
     /// A topic of a session about no wallet, or about one in its first epoch.
     pub(super) fn fresh_topic(&self, wallet: WalletId, epoch: Epoch) -> Topic {
         Topic { wallet, epoch, session: self.fresh_session() }
+    }
+}
+
+/// Open ends are being looked after while this is there.
+struct Tending<'a>(&'a AtomicBool);
+
+impl Drop for Tending<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
     }
 }
 

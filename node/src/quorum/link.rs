@@ -118,7 +118,7 @@ impl<'a> Link<'a> {
                     waiting.remove(&from);
                 }
                 Heard::Message(from, Message::Refuse(refusal)) => {
-                    answers.busy |= refusal == Refusal::Busy;
+                    answers.busy |= matches!(refusal, Refusal::Busy | Refusal::UnderWay);
                     if waiting.remove(&from) {
                         answers.missing.push(Missing::refused(from, &refusal));
                     }

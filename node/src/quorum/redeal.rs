@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use rand::RngCore;
 use tss_wallet::audit::{self, Entry};
-use tss_wallet::{MemberId, PublicKeys, Roster};
+use tss_wallet::{MemberId, PublicKeys, Roster, WalletId};
 
 pub use repair::{asked_to_repair, repair_here};
 pub use settle::{asked_for_keys, promised, tend};
@@ -40,7 +40,7 @@ use super::link::{Heard, Link};
 use super::refusal::Refusal;
 use super::sessions::{OpenError, SessionKind};
 use super::wire::{Blob, Message, Proposal, RedealKind, Topic};
-use ceremony::{Ceremony, Early};
+use ceremony::{Ceremony, Dealt, Early};
 
 /// Together with the probe, the answer to a request that cannot be met is known within two seconds.
 const ACCEPT: Duration = Duration::from_millis(1_000);
@@ -96,8 +96,8 @@ fn note(core: &Core, holding: &Holding, outcome: &str, detail: String) {
 }
 
 /// A name no wallet can have: one ceremony of a wallet at a time.
-fn guard_name(keys: &PublicKeys) -> String {
-    format!("\0{}", keys.wallet)
+fn guard_name(wallet: &WalletId) -> String {
+    format!("\0{wallet}")
 }
 
 /// Deals the shares of a wallet again, as coordinator. Blocks. The new epoch is in force when this returns.
@@ -142,7 +142,7 @@ fn under_way() -> Failure {
 }
 
 fn attempt(core: &Arc<Core>, holding: &Arc<Holding>, request: &Request) -> Result<Done, Failure> {
-    let _one_at_a_time = core.reserve(&guard_name(holding.public())).ok_or_else(under_way)?;
+    let _one_at_a_time = core.reserve(&guard_name(&holding.wallet())).ok_or_else(under_way)?;
     if holding.share().is_none() {
         return Err(QuorumError::Locked.into());
     }
@@ -172,7 +172,7 @@ fn attempt(core: &Arc<Core>, holding: &Arc<Holding>, request: &Request) -> Resul
     let dealers = proposal.dealers.clone();
     let result: Result<_, Failure> = invite(&link, &proposal).and_then(|()| {
         let ceremony = Ceremony { core, link: &link, params, proposal: &proposal, holding: Some(holding) };
-        Ok(ceremony.run(Early::new())?)
+        Ok(ceremony.run(Early::new())?.keys)
     });
     match result {
         Ok(keys) => Ok(Done { keys, dealers }),
@@ -206,8 +206,11 @@ pub fn proposed(core: &Arc<Core>, from: MemberId, topic: Topic, proposal: &Propo
         Ok(judged) => judged,
         Err(refusal) => return core.refuse(&topic, from, refusal),
     };
-    let Some(_one_at_a_time) = core.reserve(&guard_name(&params.old)) else {
-        return core.refuse(&topic, from, Refusal::Busy);
+    let Some(one_at_a_time) = core.reserve(&guard_name(&params.old.wallet)) else {
+        let open = core.sessions.list().into_iter().filter(|row| row.wallet == Some(params.old.wallet));
+        let open: Vec<_> = open.map(|row| (row.kind, row.state, row.started, row.id.to_string())).collect();
+        tracing::info!(wallet = proposal.facts.name, ?open, "a proposal meets another ceremony");
+        return core.refuse(&topic, from, Refusal::UnderWay);
     };
     let mut info = core.session_info(&topic, SessionKind::Redeal, from);
     info.signers = params.participants();
@@ -223,12 +226,21 @@ pub fn proposed(core: &Arc<Core>, from: MemberId, topic: Topic, proposal: &Propo
     link.send(from, 0, &Message::Accept);
     let result = await_begin(core, &link, from)
         .and_then(|early| Ceremony { core, link: &link, params, proposal, holding: holding.as_ref() }.run(early));
-    if let Err(error) = result {
-        tracing::warn!(wallet = name, %error, "the shares were not dealt again");
-        if let Some(holding) = &holding {
-            note(core, holding, "failed", error.to_string());
+    match result {
+        Ok(Dealt { keys, joined }) => {
+            // The next ceremony need not wait until the chain was read.
+            drop((link, one_at_a_time));
+            if joined {
+                join::open(core, &keys);
+            }
         }
-        link.send_all(0, &Message::Refuse(Refusal::Failed(error.to_string())));
+        Err(error) => {
+            tracing::warn!(wallet = name, %error, "the shares were not dealt again");
+            if let Some(holding) = &holding {
+                note(core, holding, "failed", error.to_string());
+            }
+            link.send_all(0, &Message::Refuse(Refusal::Failed(error.to_string())));
+        }
     }
 }
 

@@ -78,4 +78,6 @@ pub enum Refusal {
     Failed(String),
     #[error("the coordinator gave up: {0}")]
     Aborted(String),
+    #[error("another ceremony of this wallet is under way there")]
+    UnderWay,
 }

@@ -200,9 +200,9 @@ pub fn open_one(core: &Core, name: &str, dir: &Path) -> Result<(), HoldingError>
                 fate: Mutex::default(),
             }));
         }
-    } else if !store.promised()?.is_empty() {
+    } else if let Some(promised) = store.promised()?.first() {
         // A share dealt to this member may yet be certified by the others.
-        core.add_join(Arc::new(Join { name: name.to_owned(), dir: dir.to_owned(), db }));
+        core.add_join(Arc::new(Join { name: name.to_owned(), wallet: promised.wallet, dir: dir.to_owned(), db }));
     } else if complete {
         tracing::info!(wallet = name, "this node has left the quorum of this wallet, or has lost its share");
     } else {

@@ -18,6 +18,11 @@ use super::{bans, failed, note, settle};
 /// Without a message, a ceremony waits this long, and longer with more members.
 const NO_PROGRESS: Duration = Duration::from_secs(8);
 const NO_PROGRESS_PER_MEMBER: Duration = Duration::from_secs(3);
+/// So many times longer where a member may be computing, on a machine that has much else to do: the line would tell if it
+/// were gone, and giving up leaves it with its computation, and unable to begin anew before that ends.
+const WHILE_COMPUTING: u32 = 3;
+/// Up to this round nobody can have signed the certificate: others are at most one round ahead.
+const UNSIGNED: u8 = 5;
 /// How long the end waits for the others to say that they have switched.
 const SWITCHED: Duration = Duration::from_secs(10);
 /// Messages kept until the word to begin.
@@ -32,10 +37,18 @@ impl Early {
         Self::default()
     }
 
+    fn has_room(&self) -> bool {
+        self.0.len() < MAX_EARLY
+    }
+
     pub fn keep(&mut self, from: MemberId, message: Message) {
-        if self.0.len() < MAX_EARLY {
+        if self.has_room() {
             self.0.push_back((from, message));
         }
+    }
+
+    fn pop(&mut self) -> Option<Heard> {
+        self.0.pop_front().map(|(from, message)| Heard::Message(from, message))
     }
 }
 
@@ -57,6 +70,13 @@ struct Place {
     join: Option<Arc<Join>>,
 }
 
+/// What came of it.
+pub(super) struct Dealt {
+    pub keys: Arc<PublicKeys>,
+    /// The wallet is new to this node.
+    pub joined: bool,
+}
+
 /// What this member wrote down before its signature left.
 #[derive(Default)]
 struct Written {
@@ -70,8 +90,8 @@ fn storage(error: impl Into<HoldingError>) -> QuorumError {
 
 impl Ceremony<'_> {
     /// Runs to the end. The new epoch is in force here when this returns, and the old share is erased if all others
-    /// have said that it is there too.
-    pub fn run(self, early: Early) -> Result<Arc<PublicKeys>, QuorumError> {
+    /// have said that it is there too. A wallet that is new to this node is to be opened, once all else is let go.
+    pub fn run(self, early: Early) -> Result<Dealt, QuorumError> {
         let mut written = Written::default();
         let (machine, mut switched) = self.drive(early, &mut written)?;
         let keys = machine.finished().cloned().ok_or_else(|| failed("the machine lost its result"))?;
@@ -81,13 +101,11 @@ impl Ceremony<'_> {
         }
         self.link.send_all(0, &Message::Stored);
         self.await_others(&mut switched);
-        if let Some(join) = written.place.as_ref().and_then(|place| place.join.as_ref()) {
-            self.core.end_join(join);
-            join::open(self.core, &keys);
-        }
+        let join = written.place.as_ref().and_then(|place| place.join.as_ref());
+        join.iter().for_each(|join| self.core.end_join(join));
         let all = self.link.others().is_subset(&switched);
         self.clean_up(&machine, all)?;
-        Ok(keys)
+        Ok(Dealt { keys, joined: join.is_some() })
     }
 
     fn drive(&self, mut early: Early, written: &mut Written) -> Result<(Redeal, BTreeSet<MemberId>), QuorumError> {
@@ -99,18 +117,20 @@ impl Ceremony<'_> {
         self.post(&machine, &outgoing);
         let count = u32::try_from(self.link.others().len()).unwrap_or(u32::MAX);
         let pause = NO_PROGRESS + NO_PROGRESS_PER_MEMBER * count;
-        let mut deadline = Instant::now() + pause;
+        let mut since = Instant::now();
         let mut switched = BTreeSet::new();
         while machine.finished().is_none() {
             self.link.note("dealing shares", machine.waiting_for());
-            let heard = match early.0.pop_front() {
-                Some((from, message)) => Heard::Message(from, message),
-                None => self.link.next(deadline),
+            let unsigned = machine.round() <= UNSIGNED;
+            let ending = if unsigned { self.ending(&mut early) } else { None };
+            let heard = match ending.or_else(|| early.pop()) {
+                Some(heard) => heard,
+                None => self.link.next(since + if unsigned { pause * WHILE_COMPUTING } else { pause }),
             };
             match heard {
                 Heard::Message(from, Message::Protocol(bodies)) => {
                     self.feed(&mut machine, from, &bodies, written)?;
-                    deadline = Instant::now() + pause;
+                    since = Instant::now();
                 }
                 Heard::Message(from, Message::Refuse(refusal)) => return Err(failed(Missing::refused(from, &refusal))),
                 Heard::Message(from, Message::Stored) => {
@@ -126,6 +146,20 @@ impl Ceremony<'_> {
             }
         }
         Ok((machine, switched))
+    }
+
+    /// What ends a ceremony that needs everyone still, wherever it stands in the line. What stands before it would only
+    /// be computed for nothing, and nothing else of the wallet could begin meanwhile.
+    fn ending(&self, early: &mut Early) -> Option<Heard> {
+        while early.has_room() {
+            match self.link.next(Instant::now()) {
+                Heard::Deadline => return None,
+                Heard::Message(from, message @ (Message::Protocol(_) | Message::Stored)) => early.keep(from, message),
+                ending @ (Heard::Message(_, Message::Refuse(_)) | Heard::Down(_) | Heard::Stop) => return Some(ending),
+                Heard::Message(..) => {}
+            }
+        }
+        None
     }
 
     fn feed(
@@ -191,7 +225,7 @@ impl Ceremony<'_> {
 
     /// The directory of a wallet that is new to this node.
     fn new_place(&self) -> Result<Place, QuorumError> {
-        let join = join::place(self.core, &self.proposal.facts.name)?;
+        let join = join::place(self.core, &self.proposal.facts.name, self.params.old.wallet)?;
         holding::store_facts(&join.db, self.proposal.made_by.as_bytes(), &self.proposal.facts).map_err(storage)?;
         let key = SealKey::load_or_create(&self.core.layout.seal_key(), &self.core.fresh_seed()).map_err(storage)?;
         Ok(Place { store: join.store(self.core), key, join: Some(join) })

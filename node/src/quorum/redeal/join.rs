@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tss_wallet::seal::SealKey;
-use tss_wallet::{PublicKeys, ShareStore, WalletDb};
+use tss_wallet::{PublicKeys, ShareStore, WalletDb, WalletId};
 
 use super::super::core::Core;
 use super::super::error::QuorumError;
@@ -17,6 +17,7 @@ use super::super::lease;
 /// The wallet's directory with its open database.
 pub struct Join {
     pub name: String,
+    pub wallet: WalletId,
     pub dir: PathBuf,
     pub db: Arc<WalletDb>,
 }
@@ -34,7 +35,6 @@ impl Join {
         store.switch(keys.certificate.clone(), &key, &nonce())?;
         live(core, &self.name, &self.dir, &self.db)?;
         tracing::info!(wallet = self.name, epoch = %keys.epoch, "the certificate has turned up; the wallet lives here");
-        open(core, keys);
         Ok(())
     }
 }
@@ -47,7 +47,8 @@ pub(super) fn live(core: &Core, name: &str, dir: &Path, db: &Arc<WalletDb>) -> R
     Ok(())
 }
 
-/// The wallet of a new member opens once it knows how far addresses were handed out, so that it sees all coins.
+/// The wallet of a new member opens once it knows how far addresses were handed out, so that it sees all coins. It reads
+/// the whole chain since the wallet's birth: nothing else of the wallet may have to wait for it.
 pub(super) fn open(core: &Arc<Core>, keys: &PublicKeys) {
     for member in keys.roster.members().iter().filter(|member| **member != core.me()) {
         lease::compare_marks(core, *member);
@@ -59,29 +60,30 @@ pub(super) fn open(core: &Arc<Core>, keys: &PublicKeys) {
 
 /// The place of a share that is dealt to this member in a wallet that does not live here: what an earlier attempt or an
 /// earlier membership left, or a new directory.
-pub(super) fn place(core: &Core, name: &str) -> Result<Arc<Join>, QuorumError> {
+pub(super) fn place(core: &Core, name: &str, wallet: WalletId) -> Result<Arc<Join>, QuorumError> {
     if let Some(join) = core.join(name) {
         return Ok(join);
     }
     let dir = core.layout.wallet_dir(name);
     let db = WalletDb::open(&dir.join("db")).map_err(|error| QuorumError::Storage(error.to_string()))?;
-    let join = Arc::new(Join { name: name.to_owned(), dir, db: Arc::new(db) });
+    let join = Arc::new(Join { name: name.to_owned(), wallet, dir, db: Arc::new(db) });
     core.add_join(Arc::clone(&join));
     Ok(join)
 }
 
 /// A directory of this name holds what an earlier attempt dealt to this member, or what is left of an earlier
-/// membership in the same wallet; a share is in neither.
+/// membership in the same wallet, or nothing yet: an attempt ended before anything was written. A share is in none.
 pub(super) fn resumable(core: &Core, name: &str, keys: &PublicKeys) -> bool {
+    let dir = core.layout.wallet_dir(name);
     let of_this_wallet = |store: &ShareStore| {
         let mut known = store.promised().ok()?;
         known.extend(store.public().ok()?);
-        Some(!store.has_share().ok()? && !known.is_empty() && known.iter().all(|mine| mine.same_wallet(keys)))
+        let begun = !known.is_empty() || !holding::is_complete(&dir);
+        Some(!store.has_share().ok()? && begun && known.iter().all(|mine| mine.same_wallet(keys)))
     };
     if let Some(join) = core.join(name) {
         return of_this_wallet(&join.store(core)) == Some(true);
     }
-    let dir = core.layout.wallet_dir(name);
     if !holding::is_ours(&dir) {
         return false;
     }

@@ -15,8 +15,9 @@ use super::super::sessions::SessionKind;
 use super::super::wire::{Message, NO_WALLET, RedealKind, Topic};
 use super::{Done, Request, consent, decode_keys, encode_keys, run};
 
-/// How long the member that lost its share waits for the one that coordinates its repair.
-const REPAIR: Duration = Duration::from_secs(60);
+/// How long the member that lost its share waits for the one that coordinates its repair. If that one goes away, the line
+/// tells.
+const REPAIR: Duration = Duration::from_secs(120);
 
 /// This member's share is stale, or cannot be used since it was rolled back. It has it repaired by itself, unless its
 /// operator does that, or a try has just failed.

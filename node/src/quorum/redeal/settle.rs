@@ -18,7 +18,7 @@ use super::super::holding::{Holding, HoldingError, nonce};
 use super::super::link::{Heard, Link};
 use super::super::sessions::SessionKind;
 use super::super::wire::{Message, Topic};
-use super::join::Join;
+use super::join::{self, Join};
 use super::{bans, decode_keys, encode_keys, guard_name, note, repair, restore, schedule};
 
 const ANSWER: Duration = Duration::from_millis(1_000);
@@ -86,15 +86,20 @@ fn later<'a>(answers: &'a [(MemberId, PublicKeys)], known: &PublicKeys, than: Op
 }
 
 fn settle_join(core: &Arc<Core>, join: &Arc<Join>) {
+    // First of all: a ceremony under way has made the place, and is about to write its share down.
+    let Some(_one_at_a_time) = core.reserve(&guard_name(&join.wallet)) else { return };
     let promised = join.store(core).promised().unwrap_or_default();
     let Some(known) = promised.first() else { return core.end_join(join) };
-    let Some(_one_at_a_time) = core.reserve(&guard_name(known)) else { return };
     let members = promised.iter().flat_map(|keys| keys.roster.members().iter().copied()).collect();
     let answers = ask(core, known.wallet, known.epoch, &members);
     for keys in later(&answers, known, None) {
         if promised.iter().any(|mine| mine.statement() == keys.statement()) {
             match join.come_true(core, keys) {
-                Ok(()) => core.end_join(join),
+                Ok(()) => {
+                    core.end_join(join);
+                    let keys = keys.clone();
+                    core.spawn(move |core| join::open(core, &keys));
+                }
                 Err(error) => tracing::error!(wallet = join.name, %error, "a share could not be put in force"),
             }
             return;
@@ -112,7 +117,7 @@ pub(super) fn settle(core: &Arc<Core>, holding: &Arc<Holding>) -> Left {
         return Left::Nothing;
     }
     // A ceremony under way settles its own end.
-    let Some(_one_at_a_time) = core.reserve(&guard_name(holding.public())) else { return Left::Nothing };
+    let Some(_one_at_a_time) = core.reserve(&guard_name(&holding.wallet())) else { return Left::Nothing };
     let known = promised.iter().chain(previous.iter()).chain(leaving.iter()).chain([&**holding.public()]);
     let everyone = known.flat_map(|keys| keys.roster.members().iter().copied()).collect();
     let answers = ask(core, holding.wallet(), holding.epoch(), &everyone);

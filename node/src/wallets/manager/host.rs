@@ -31,7 +31,7 @@ impl Host for WalletManager {
 
     fn wallet_made(&self, holding: &Arc<Holding>) {
         let name = holding.name().to_owned();
-        let Ok(_busy) = self.reserve(&name) else { return };
+        let Ok(busy) = self.reserve(&name) else { return };
         let Some(core) = self.core.get() else { return };
         if self.loaded(&name).is_some() {
             return;
@@ -46,6 +46,11 @@ impl Host for WalletManager {
                 }
             }
             Err(error) => tracing::error!(wallet = name, error = error.message, "a new wallet could not be loaded"),
+        }
+        drop(busy);
+        // The others may have gone on without this node while the wallet was being opened.
+        if core.holding(&holding.wallet()).is_none() && !core.is_stopping() {
+            self.wallet_left(holding.wallet());
         }
     }
 
