@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bitcoin::absolute::LockTime;
@@ -33,6 +33,9 @@ pub struct FakeChain {
     started: Instant,
     state: Mutex<State>,
     mines_at_once: AtomicBool,
+    /// Whoever reads a block waits.
+    unreadable: Mutex<bool>,
+    readable: Condvar,
 }
 
 /// How long a chain that mines at once gives the wallets to take the block.
@@ -46,7 +49,20 @@ impl FakeChain {
     pub fn on(network: Network) -> Self {
         let genesis = bitcoin::constants::genesis_block(network);
         let state = Mutex::new(State { blocks: vec![genesis], ..State::default() });
-        Self { network, started: Instant::now(), state, mines_at_once: AtomicBool::new(false) }
+        Self {
+            network,
+            started: Instant::now(),
+            state,
+            mines_at_once: AtomicBool::new(false),
+            unreadable: Mutex::new(false),
+            readable: Condvar::new(),
+        }
+    }
+
+    /// From now on whoever reads a block waits, or waits no more.
+    pub fn hold_blocks(&self, hold: bool) {
+        *self.unreadable.lock().unwrap_or_else(PoisonError::into_inner) = hold;
+        self.readable.notify_all();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -165,6 +181,8 @@ impl ChainView for FakeChain {
     }
 
     fn read_block(&self, hash: &BlockHash) -> Option<Block> {
+        let unreadable = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.readable.wait_while(unreadable, |held| *held));
         find(&self.state(), hash).map(|(_, block)| block)
     }
 

@@ -217,20 +217,56 @@ async fn a_member_leaves_and_another_joins_with_all_coins() {
     cluster.shutdown().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_member_that_lost_its_disk_gets_its_share_back() {
+/// Three members with coins, and the last of them, which is not among them any more, without its disk.
+async fn with_a_lost_disk() -> (Cluster, Node) {
     let mut cluster = Cluster::new(3);
     cluster.nodes[0].create("w").await.unwrap();
     fund(&cluster.chain, &cluster.nodes[0].wallet("w")).await;
-    let hub = cluster.hub.clone();
     let lost = cluster.nodes.remove(2);
-    hub.detach(&lost.options.identity.peer_id());
+    cluster.hub.detach(&lost.options.identity.peer_id());
     lost.manager.shutdown().await;
     let Node { manager, options, dir } = lost;
     drop(manager);
     std::fs::remove_dir_all(options.wallets_dir.join("w")).unwrap();
-    let node = Node::start(&cluster.chain, dir, options, Some(&hub));
+    let node = Node::start(&cluster.chain, dir, options, Some(&cluster.hub));
     assert!(node.manager.list().is_empty());
+    (cluster, node)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_ceremony_does_not_wait_until_a_new_members_wallet_has_read_the_chain() {
+    let (mut cluster, node) = with_a_lost_disk().await;
+    cluster.chain.hold_blocks(true);
+    assert_eq!(node.manager.repair_share("w").await.unwrap().epoch, 1);
+    cluster.nodes.push(node);
+    let core = Arc::clone(cluster.nodes[2].manager.core().unwrap());
+    assert!(core.holding_named("w").is_some() && cluster.nodes[2].manager.list().is_empty());
+    for coordinator in [0, 1] {
+        cluster.nodes[coordinator].wallet("w").refresh_shares().await.unwrap();
+    }
+    assert_eq!(core.holding_named("w").unwrap().epoch(), tss_wallet::Epoch(3));
+    assert!(cluster.nodes[2].manager.list().is_empty(), "the chain was held");
+    cluster.chain.hold_blocks(false);
+    wait_for("the wallet is back", async || cluster.nodes[2].manager.list() == ["w"]).await;
+    assert_eq!(cluster.nodes[2].balance("w").await, Amount::from_int_btc(200));
+    send(&cluster.nodes[2].wallet("w"), ONE).await.unwrap();
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_a_ceremony_had_only_begun_is_no_wallet_and_stops_no_repair() {
+    let (mut cluster, node) = with_a_lost_disk().await;
+    drop(tss_wallet::WalletDb::open(&node.options.wallets_dir.join("w/db")).unwrap());
+    assert_eq!(node.manager.repair_share("w").await.unwrap().epoch, 1);
+    cluster.nodes.push(node);
+    wait_for("the wallet is back", async || cluster.nodes[2].manager.list() == ["w"]).await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_lost_its_disk_gets_its_share_back() {
+    let (mut cluster, node) = with_a_lost_disk().await;
+    let hub = cluster.hub.clone();
     let repaired = node.manager.repair_share("w").await.unwrap();
     assert_eq!(repaired.epoch, 1);
     cluster.nodes.push(node);

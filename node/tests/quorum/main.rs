@@ -17,5 +17,6 @@ mod one_round;
 mod refusals;
 mod replays;
 mod restore;
+mod slow;
 mod switch;
 mod wallets;

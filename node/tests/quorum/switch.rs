@@ -82,7 +82,7 @@ fn all_cases() -> Vec<Case> {
 }
 
 /// Reads a frame as its receiver would.
-fn read(from: &PeerId, to: &PeerId, bytes: &[u8]) -> Option<(SessionId, Message)> {
+pub fn read(from: &PeerId, to: &PeerId, bytes: &[u8]) -> Option<(SessionId, Message)> {
     let member = |peer: &PeerId| public_key_of(peer).map(MemberId);
     let frame = Frame::parse(bytes.to_vec()).ok()?;
     let (from, me) = (member(from)?, member(to)?);
