@@ -9,13 +9,19 @@
 //! | [`stage`] | honest runs, round by round, and copies of them |
 //! | [`net`] | one run from a round on: what arrives, what comes of it |
 //! | [`faults`] | what one member can do wrong |
+//! | [`ceremonies`] | which ceremonies there are, among whom |
 //! | [`cells`] | every fault in every round of every ceremony, and what must hold |
+//! | [`mutants`] | changed messages of every kind |
+//! | [`replays`] | messages in the place of others |
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod cells;
+mod ceremonies;
 mod faults;
+mod mutants;
 mod net;
+mod replays;
 mod stage;
 
 use std::sync::Arc;

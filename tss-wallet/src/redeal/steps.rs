@@ -203,7 +203,14 @@ impl Redeal {
                     .map_err(|error| DkgError::Own(error.to_string()))?;
                 Some(Arc::new(share))
             }
-            _ => None,
+            _ => {
+                // Nothing is for a member that will hold no share.
+                let meant = |message: &PrivateOpen| message.fragments.is_some() || message.pair.is_some();
+                if let Some((&culprit, _)) = private.iter().find(|(_, message)| meant(message)) {
+                    return Err(DkgError::Malformed { culprit });
+                }
+                None
+            }
         };
         let echo = public.statement();
         self.state = State::Echo(Made { public, share });
@@ -250,7 +257,7 @@ impl Redeal {
 
     /// Every peer gets a bundle, an empty one where there is no test signature with it.
     fn send_trial(&mut self, round: u8, mut by_new: BTreeMap<PartyIndex, Vec<u8>>) -> Result<Vec<Outgoing>, DkgError> {
-        let empty = encode(&Vec::<(u8, Vec<u8>)>::new())?;
+        let empty = empty_bundle()?;
         let private = self
             .peers()
             .map(|peer| {
@@ -263,6 +270,13 @@ impl Redeal {
 
     fn after_trial_round(&mut self, made: Made, trial: Option<Trial>) -> Result<Vec<Outgoing>, DkgError> {
         let received = self.rounds.take(Kind::Private);
+        let empty = empty_bundle()?;
+        for (&culprit, bytes) in &received {
+            let signs = trial.is_some() && self.new_index(culprit).is_some();
+            if !signs && **bytes != empty {
+                return Err(DkgError::Malformed { culprit });
+            }
+        }
         let (trial, bundles) = match trial {
             Some(mut trial) => {
                 let by_new =
@@ -322,6 +336,11 @@ impl Redeal {
         self.state = State::Finished(Made { public: Arc::new(public), share });
         Ok(Vec::new())
     }
+}
+
+/// What is said in a round of test signatures where one of the two holds no share.
+fn empty_bundle() -> Result<Vec<u8>, DkgError> {
+    encode(&Vec::<(u8, Vec<u8>)>::new())
 }
 
 /// FROST's package of the next epoch, by its public constructor.

@@ -1,14 +1,16 @@
 //! One run from a round on: what arrives in place of each message, in any order, and what comes of it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::sync::Arc;
 
 use rand::Rng;
 use rand::rngs::StdRng;
 
 use super::Machine;
 use super::stage::{Packet, Place, Stage, packets};
-use crate::DkgError;
 use crate::ids::PartyIndex;
+use crate::{DkgError, PublicKeys};
 
 /// Who refused something, why, and whom it blames.
 pub type Refused = (PartyIndex, DkgError, Option<PartyIndex>);
@@ -96,5 +98,29 @@ impl<'a, M: Machine> Net<'a, M> {
 
     pub fn machines(&self) -> impl Iterator<Item = (PartyIndex, &M)> {
         self.seats.iter().map(|(party, seat)| (*party, &seat.machine))
+    }
+
+    /// What must hold however one member behaved: nobody else is blamed, those who finish have one result, and whoever
+    /// signed can finish with the certificate of whoever has it. Gives how many of the others finished.
+    pub fn agreed(&self, liar: PartyIndex, what: &impl Debug) -> usize {
+        for (at, error, blamed) in self.refused.iter().filter(|(at, ..)| *at != liar) {
+            assert!(
+                blamed.is_none_or(|blamed| blamed == liar),
+                "{what:?}: {at} blames {blamed:?} for {liar}: {error:?}"
+            );
+        }
+        let honest = || self.machines().filter(|(party, _)| *party != liar);
+        let finished: Vec<&Arc<PublicKeys>> = honest().filter_map(|(_, machine)| machine.keys()).collect();
+        let made: BTreeSet<[u8; 32]> = finished.iter().map(|keys| keys.statement()).collect();
+        assert!(made.len() <= 1, "{what:?}: two results");
+        if let Some(keys) = finished.first() {
+            keys.verify().unwrap();
+            for (at, mine) in honest().filter_map(|(at, machine)| Some((at, machine.signed()?))) {
+                assert_eq!(mine.statement(), keys.statement(), "{what:?}: {at} signed for another share");
+                let completed = PublicKeys { certificate: keys.certificate.clone(), ..(**mine).clone() };
+                completed.verify().unwrap();
+            }
+        }
+        finished.len()
     }
 }

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use tss_wallet::keys::CertificateError;
+use tss_wallet::redeal::{MAX_EPOCH_JUMP, RedealRefusal};
 use tss_wallet::wallet::keychain::{AddressType, Branch};
 use tss_wallet::{
     DkgError, Epoch, KeyShare, MemberId, Outgoing, PublicKeys, Recipient, Redeal, RedealParams, Roster, SessionId,
-    SignItem, SigningIdentity, SigningSession, Split,
+    SignError, SignItem, SigningIdentity, SigningSession, Split,
 };
 
 use crate::cluster::{check, key, party, quorum, sign, sign_params};
@@ -250,23 +252,72 @@ fn shares_of_two_epochs_do_not_interpolate_to_the_key() {
 }
 
 #[test]
-fn the_rules_of_who_deals_and_holds_are_kept() {
+fn each_rule_of_who_deals_and_holds_is_refused_by_its_name() {
     let old = made(2, 3);
     let public = old[&1].public();
-    let refused = |params: RedealParams| params.check().unwrap_err().to_string();
-    assert!(refused(params(public, 2, &[1, 2, 3], &[1], &[])).contains("1 members with a share take part; 2 are"));
-    assert!(refused(params(public, 2, &[1, 2, 4], &[1, 4], &[])).contains("holds no share"));
-    assert!(refused(params(public, 2, &[1, 2, 4], &[1, 2], &[4])).contains("is new to the quorum"));
-    assert!(refused(params(public, 2, &[1, 2, 3], &[1, 2], &[2])).contains("cannot be absent"));
-    assert!(refused(params(public, 3, &[1, 2, 3], &[1, 2], &[3])).contains("2 members would hold"));
-    let mut stale = params(public, 2, &[1, 2, 3], &[1, 2], &[]);
-    stale.epoch = public.epoch;
-    assert!(refused(stale).contains("does not follow"));
-    // A member that was away holds no share of the next epoch, and cannot deal it.
-    let new = honest(&params(public, 2, &[1, 2, 3], &[1, 3], &[2]), &old);
-    assert!(refused(params(new[&1].public(), 2, &[1, 2, 3], &[1, 2], &[3])).contains("holds no share"));
-    let dealer = Redeal::start(params(public, 2, &[1, 2, 3], &[1, 2], &[]), identity(1), Some(&new[&1]), [0; 32]);
-    assert!(dealer.is_err(), "a dealer must bring its share of the present epoch");
+    let of =
+        |threshold, roster: &[u8], dealers: &[u8], absent: &[u8]| params(public, threshold, roster, dealers, absent);
+    let in_epoch = |epoch: u32| RedealParams { epoch: Epoch(epoch), ..of(2, &[1, 2, 3], &[1, 2], &[]) };
+    let jump = |new| RedealRefusal::EpochJump { old: Epoch(0), new: Epoch(new) };
+    let certificate = tss_wallet::keys::Certificate::default();
+    let unsigned = Arc::new(PublicKeys { certificate, ..(**public).clone() });
+    let first = public.roster.indices().next().unwrap();
+    let cases = [
+        (params(&unsigned, 2, &[1, 2, 3], &[1, 2], &[]), RedealRefusal::OldKeys(CertificateError::Missing(first))),
+        (in_epoch(0), RedealRefusal::Epoch { old: Epoch(0), new: Epoch(0) }),
+        (in_epoch(MAX_EPOCH_JUMP + 1), jump(MAX_EPOCH_JUMP + 1)),
+        (in_epoch(u32::MAX), jump(u32::MAX)),
+        (of(2, &[1, 2, 3], &[1], &[]), RedealRefusal::TooFewDealers { got: 1, needed: 2 }),
+        (of(2, &[1, 2, 4], &[1, 4], &[]), RedealRefusal::NotAHolder(id(4))),
+        (of(2, &[1, 2, 4], &[1, 2], &[4]), RedealRefusal::NewMemberAbsent(id(4))),
+        (of(2, &[1, 2, 3], &[1, 2], &[2]), RedealRefusal::NotAbsent(id(2))),
+        (of(2, &[1, 2, 4], &[1, 2], &[3]), RedealRefusal::NotAbsent(id(3))),
+        (of(3, &[1, 2, 3], &[1, 2], &[3]), RedealRefusal::TooFewHolders { got: 2, needed: 3 }),
+    ];
+    for (params, refusal) in cases {
+        assert_eq!(params.check(), Err(refusal.clone()));
+        // No machine begins with it.
+        let started = Redeal::start(params, identity(1), Some(&old[&1]), [0; 32]).unwrap_err();
+        assert_eq!(started, DkgError::Own(refusal.to_string()));
+    }
+    in_epoch(MAX_EPOCH_JUMP).check().unwrap();
+    // A member that was away holds no share of the next epoch: it cannot deal it, and signs nothing with its holes.
+    let new = honest(&of(2, &[1, 2, 3], &[1, 3], &[2]), &old);
+    let away = params(new[&1].public(), 2, &[1, 2, 3], &[1, 2], &[3]);
+    assert_eq!(away.check(), Err(RedealRefusal::NotAHolder(id(2))));
+    let mut signers = [1, 2].map(|seed| new[&1].public().roster.index_of(&id(seed)).unwrap().get());
+    signers.sort_unstable();
+    let item = SignItem { key: key(AddressType::Bech32, Branch::External, 0), message: [1; 32] };
+    let error = SigningSession::start(new[&1].clone(), &sign_params(&signers, vec![item], 5), &[0; 32]).unwrap_err();
+    assert!(matches!(error, SignError::OwnState(_)), "{error:?}");
+    // Whoever takes part deals the share of the present epoch, and nobody else begins.
+    let again = || of(2, &[1, 2, 3], &[1, 2], &[]);
+    let without = DkgError::Own("a dealer has no share of the present epoch".to_owned());
+    for share in [None, Some(&*new[&1])] {
+        assert_eq!(Redeal::start(again(), identity(1), share, [0; 32]).unwrap_err(), without);
+    }
+    assert_eq!(Redeal::start(again(), identity(9), None, [0; 32]).unwrap_err(), DkgError::NotAMember);
+}
+
+#[test]
+fn other_parameters_of_a_ceremony_name_their_owner() {
+    let old = made(2, 3);
+    let ours = params(old[&1].public(), 2, &[1, 2, 3], &[1, 2, 3], &[]);
+    let theirs = RedealParams { context: [9; 32], ..ours.clone() };
+    let start = |seed: u8, params: &RedealParams| {
+        Redeal::start(params.clone(), identity(seed), Some(&old[&seed]), rand::random()).unwrap()
+    };
+    let (mut machine, _) = start(1, &ours);
+    let mut error = None;
+    for (seed, params) in [(2, &ours), (3, &theirs)] {
+        let (other, out) = start(seed, params);
+        let mine = out.iter().filter(|message| [Recipient::All, Recipient::One(machine.me())].contains(&message.to));
+        for message in mine.collect::<Vec<_>>() {
+            error = machine.receive(other.me(), &message.body).err().or(error);
+        }
+    }
+    let culprit = machine.index_of(&id(3)).unwrap();
+    assert_eq!(error, Some(DkgError::OtherParameters { culprit }));
 }
 
 fn nothing_was_made(run: &Run) -> bool {
@@ -288,6 +339,36 @@ fn a_changed_fragment_or_opening_names_its_sender() {
         let (_, error, culprit) = run.errors.iter().find(|(at, ..)| *at == id(3)).unwrap();
         assert_eq!(*culprit, Some(id(2)), "{error}");
         assert!(run.errors.iter().all(|(_, _, culprit)| culprit.is_none_or(|culprit| culprit == id(2))));
+    }
+}
+
+#[test]
+fn a_member_that_keeps_no_share_is_told_nothing_and_tells_nothing() {
+    let old = made(2, 3);
+    // Member 3 deals, and leaves.
+    let params = params(old[&1].public(), 2, &[1, 2, 4], &[1, 2, 3], &[]);
+    let is = |packet: &Packet, round: u8, from: u8, to: u8| {
+        packet.body[..2] == [round, 1] && packet.from == id(from) && packet.to == id(to)
+    };
+    for (round, from, to) in [(2, 1, 3), (4, 1, 3), (4, 3, 1)] {
+        // What a member says to one that will hold a share.
+        let mut said = None;
+        run(&params, &old, |packet| {
+            if is(&packet, round, 1, 2) {
+                said = Some(packet.body.clone());
+            }
+            vec![packet]
+        });
+        let run = run(&params, &old, |mut packet| {
+            if is(&packet, round, from, to) {
+                packet.body.clone_from(said.as_ref().unwrap());
+            }
+            vec![packet]
+        });
+        let (_, error, culprit) = run.errors.iter().find(|(at, ..)| *at == id(to)).unwrap();
+        assert!(matches!(error, DkgError::Malformed { .. }), "{round}: {error:?}");
+        assert_eq!(*culprit, Some(id(from)));
+        assert!(run.machines[&id(to)].finished().is_none());
     }
 }
 
@@ -324,6 +405,7 @@ fn a_withheld_signature_leaves_all_with_a_pending_share_and_none_finished_wrongl
 #[test]
 fn a_switch_keeps_the_old_share_until_all_have_the_new_one_and_then_leaves_nothing_of_it() {
     use tss_wallet::seal::SealKey;
+    use tss_wallet::store::ShareStoreError;
     use tss_wallet::{Family, ShareStore, WalletDb};
     let old = made(2, 3);
     let dir = tempfile::tempdir().unwrap();
@@ -360,7 +442,11 @@ fn a_switch_keeps_the_old_share_until_all_have_the_new_one_and_then_leaves_nothi
     store.take_up(Epoch(2)).unwrap();
     store.switch(second[&2].public().certificate.clone(), &seal, &rand::random()).unwrap();
     assert!(store.promised().unwrap().is_empty());
-    assert!(store.put_active(&old[&1], &seal, &rand::random()).is_err(), "no way back");
+    let back = store.put_active(&old[&1], &seal, &rand::random());
+    assert!(
+        matches!(back, Err(ShareStoreError::Stale { epoch: Epoch(0), highest: Epoch(2) })),
+        "no way back: {back:?}"
+    );
     store.erase_previous().unwrap();
     assert!(store.previous().unwrap().is_none());
     drop((store, db));
