@@ -315,4 +315,36 @@ mod tests {
         let (alice, bob) = parties();
         assert_eq!(envelope(&bob, None).seal(&alice), Err(EnvelopeError::Mismatch("sender")));
     }
+
+    #[test]
+    fn bytes_that_are_no_envelope_are_refused_by_name() {
+        let (alice, bob) = parties();
+        let refused = |bytes: &[u8]| Envelope::open(bytes, &expected(&alice, &bob)).unwrap_err();
+        let bytes = envelope(&alice, Some(bob.member_id())).seal(&alice).unwrap();
+        let changed = |at: usize, to: u8| {
+            let mut changed = bytes.clone();
+            changed[at] = to;
+            changed
+        };
+        // Magic; wallet, epoch, session, attempt, round, sender; receiver with its flag; length.
+        let flag = 4 + 32 + 4 + 32 + 4 + 2 + 32;
+        let length = flag + 1 + 32;
+        assert_eq!(refused(&changed(0, 0)), EnvelopeError::Version);
+        assert_eq!(refused(&changed(flag, 2)), EnvelopeError::Receiver);
+        assert_eq!(refused(&changed(flag, 0)), EnvelopeError::Receiver, "bytes in an absent receiver");
+        assert_eq!(refused(&changed(length + 3, 8)), EnvelopeError::Length(bytes.len()));
+        assert_eq!(refused(&bytes[..20]), EnvelopeError::Length(20));
+        assert_eq!(refused(&changed(length + 4, b'A')), EnvelopeError::BadSignature(alice.member_id()));
+        assert_eq!(
+            refused(&changed(bytes.len() - 1, !bytes[bytes.len() - 1])),
+            EnvelopeError::BadSignature(alice.member_id())
+        );
+        // Limits at their figure.
+        let of = |body: usize| Envelope { body: vec![0; body], ..envelope(&alice, None) }.seal(&alice);
+        let largest = of(MAX_BODY_BYTES).unwrap();
+        assert!(Envelope::open(&largest, &expected(&alice, &bob)).is_ok());
+        assert_eq!(of(MAX_BODY_BYTES + 1), Err(EnvelopeError::TooLarge(MAX_BODY_BYTES + 1)));
+        let larger = [largest.as_slice(), &[0]].concat();
+        assert_eq!(refused(&larger), EnvelopeError::TooLarge(larger.len()));
+    }
 }

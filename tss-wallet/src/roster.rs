@@ -199,16 +199,19 @@ mod tests {
 
     #[test]
     fn every_broken_rule_is_named() {
-        let text = |threshold, members: Vec<MemberId>| {
-            Roster::new(threshold, members, Split::Refused).unwrap_err().to_string()
-        };
-        assert_eq!(text(4, members(3)), "threshold 4 is above the number of members 3");
-        assert_eq!(text(1, members(3)), "threshold 1 is below 2");
-        assert_eq!(text(2, members(1)), "a quorum needs at least 2 members, not 1");
-        assert_eq!(text(9, members(16)), "a quorum has at most 15 members, not 16");
-        assert!(text(2, members(4)).contains("at least 3 is needed"));
+        let refused = |threshold, members| Roster::new(threshold, members, Split::Refused).unwrap_err();
+        let above = RosterError::ThresholdAboveMembers { threshold: 4, members: 3 };
+        assert_eq!(refused(4, members(3)), above);
+        assert_eq!(refused(1, members(3)), RosterError::ThresholdTooLow(1));
+        assert_eq!(refused(0, members(3)), RosterError::ThresholdTooLow(0));
+        assert_eq!(refused(2, members(1)), RosterError::TooFewMembers(1));
+        assert_eq!(refused(9, members(16)), RosterError::TooManyMembers(16));
+        assert_eq!(refused(2, members(4)), RosterError::Split { threshold: 2, members: 4, least: 3 });
         let twice = vec![MemberId([1; 32]), MemberId([2; 32]), MemberId([1; 32])];
-        assert!(text(2, twice).ends_with("is named twice"));
+        assert_eq!(refused(2, twice), RosterError::DuplicateMember(MemberId([1; 32])));
+        assert!(
+            Roster::new(15, members(15), Split::Refused).is_ok() && Roster::new(2, members(2), Split::Refused).is_ok()
+        );
     }
 
     #[test]

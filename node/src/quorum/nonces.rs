@@ -151,3 +151,62 @@ impl Nonces {
         locked(&self.mine).values_mut().for_each(|mine| mine.pool.clear());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use bitcoin::secp256k1::{PublicKey, SECP256K1, SecretKey};
+    use tss_wallet::sign::nonces::COMMITMENT_BYTES;
+
+    use super::*;
+
+    const ONE: MemberId = MemberId([1; 32]);
+    const OTHER: MemberId = MemberId([2; 32]);
+
+    fn commitments(count: u32) -> Vec<Commitment> {
+        let point = |number: u32| {
+            let mut secret = [1; 32];
+            secret[..4].copy_from_slice(&number.to_be_bytes());
+            PublicKey::from_secret_key(SECP256K1, &SecretKey::from_slice(&secret).unwrap()).serialize()
+        };
+        let binding = point(u32::MAX / 2);
+        let one = |number| {
+            let bytes: [u8; COMMITMENT_BYTES] = [point(number), binding].concat().try_into().unwrap();
+            Commitment::parse(&bytes).unwrap()
+        };
+        (0..count).map(one).collect()
+    }
+
+    #[test]
+    fn what_a_member_told_is_kept_up_to_a_limit_and_drawn_once_oldest_first() {
+        let nonces = Nonces::default();
+        let all = commitments(MAX_KNOWN as u32 + 10);
+        assert_eq!((nonces.stock(&ONE), nonces.draw(&ONE, 1)), (0, None));
+        nonces.learn(ONE, all[..3].to_vec());
+        assert_eq!(nonces.draw(&ONE, 4), None);
+        assert_eq!(nonces.draw(&ONE, 2), Some(all[..2].to_vec()));
+        assert_eq!((nonces.stock(&ONE), nonces.stock(&OTHER)), (1, 0));
+        assert_eq!(nonces.draw(&ONE, 1), Some(all[2..3].to_vec()));
+        nonces.learn(ONE, all.clone());
+        assert_eq!(usize::from(nonces.stock(&ONE)), MAX_KNOWN);
+        nonces.learn(ONE, all[..1].to_vec());
+        assert_eq!(nonces.draw(&ONE, MAX_KNOWN), Some(all[..MAX_KNOWN].to_vec()));
+        // What ends it.
+        let ends: [fn(&Nonces); 3] = [|one| one.disbelieve(&ONE), |one| one.forget(&ONE), Nonces::clear];
+        for end in ends {
+            nonces.learn(ONE, all[..5].to_vec());
+            assert_eq!(nonces.stock(&ONE), 5);
+            end(&nonces);
+            assert_eq!(nonces.stock(&ONE), 0);
+        }
+    }
+
+    #[test]
+    fn a_coordinator_that_was_told_nothing_gets_nothing() {
+        let nonces = Nonces::default();
+        assert_eq!((nonces.told(&ONE), nonces.next(&ONE, 3, 0)), (0, Vec::new()));
+        assert_eq!(nonces.take(&ONE, &commitments(1), &[0; 32]).unwrap_err(), NonceError::Unknown);
+        assert_eq!([0, 1, 128, 129].map(missing), [POOL_TARGET, POOL_TARGET - 1, 0, 0]);
+        assert_eq!(spare(&NoncePool::default()), MAX_KNOWN);
+    }
+}

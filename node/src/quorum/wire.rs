@@ -317,8 +317,6 @@ pub enum WireError {
     Kind(u8),
     #[error(transparent)]
     Envelope(#[from] EnvelopeError),
-    #[error("the envelope is of another session than its frame")]
-    Session,
     #[error("the body is not a message")]
     Body,
     #[error("the message is in the wrong place")]
@@ -440,9 +438,29 @@ mod tests {
         assert!(!frame.opens);
         assert_eq!(open(&frame.envelope, bob, alice.member_id(), &topic()), Ok(Message::Stored));
         let other = Topic { session: SessionId([3; 32]), ..topic() };
-        assert!(open(&frame.envelope, bob, alice.member_id(), &other).is_err());
-        assert!(open(&frame.envelope, alice.member_id(), alice.member_id(), &topic()).is_err());
-        assert!(open_first(&frame, bob, alice.member_id()).is_err());
+        let mismatch = |field| Err(WireError::Envelope(EnvelopeError::Mismatch(field)));
+        assert_eq!(open(&frame.envelope, bob, alice.member_id(), &other), mismatch("session"));
+        assert_eq!(open(&frame.envelope, alice.member_id(), alice.member_id(), &topic()), mismatch("receiver"));
+        assert_eq!(open_first(&frame, bob, alice.member_id()), Err(WireError::Place));
+        let moved = Frame { session: SessionId([3; 32]), ..frame };
+        assert_eq!(
+            open_first(&moved, bob, alice.member_id()),
+            Err(WireError::Envelope(EnvelopeError::Mismatch("session")))
+        );
+    }
+
+    #[test]
+    fn a_body_that_is_no_message_to_its_last_byte_is_refused() {
+        let alice = SigningIdentity::from_seed(&[1; 32]);
+        let bob = SigningIdentity::from_seed(&[2; 32]).member_id();
+        let stored = postcard::to_allocvec(&Message::Stored).unwrap();
+        for body in [Vec::new(), vec![0xff; 3], [stored.as_slice(), &[0]].concat()] {
+            let Topic { wallet, epoch, session } = topic();
+            let (sender, receiver) = (alice.member_id(), Some(bob));
+            let envelope = Envelope { wallet, epoch, session, attempt: 0, round: 0, sender, receiver, body };
+            let sealed = envelope.seal(&alice).unwrap();
+            assert_eq!(open(&sealed, bob, alice.member_id(), &topic()), Err(WireError::Body));
+        }
     }
 
     #[test]

@@ -4,8 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bitcoin::Amount;
+use keyless_node::quorum::guard::{Guard, GuardError};
+use keyless_node::quorum::holding::HoldingError;
 use keyless_rpc::wallet::backend::WalletHandle;
+use tss_wallet::audit::{self, AuditError, Entry};
 use tss_wallet::policy::{Action, Conditions, Limit, Policy, Rule};
+use tss_wallet::store::{Batch, Sync};
+use tss_wallet::{Family, WalletDb};
 
 use crate::node::{Cluster, fund, send};
 
@@ -180,4 +185,56 @@ async fn what_was_decided_outlives_a_restart_and_the_log_is_whole() {
     let error = send(&wallet, ONE).await.unwrap_err();
     assert!(error.message.contains("above its limit of"), "{error}");
     cluster.shutdown().await;
+}
+
+#[test]
+fn a_guard_that_cannot_be_read_is_not_opened_and_says_which() {
+    let entry = Entry {
+        time: 1,
+        kind: audit::Kind::Policy,
+        request: None,
+        session: None,
+        member: None,
+        txid: None,
+        outcome: "set".to_owned(),
+        detail: String::new(),
+    };
+    let (first, second) = (audit::key(0), audit::key(1));
+    let damaged: [(Family, &[u8], &[u8], GuardError); 9] = [
+        (Family::Claims, b"policy", &[0xff], GuardError::Policy),
+        (Family::Claims, b"spend/1", &[0], GuardError::Book),
+        (Family::Claims, b"approval/1", &[0], GuardError::Approval),
+        (Family::Claims, b"fence/2/own", &[0xff], GuardError::Fence),
+        (Family::Claims, b"audit-head", &[0xff], GuardError::Audit(AuditError::Missing(0))),
+        (Family::Audit, &second, &[], GuardError::Audit(AuditError::Missing(1))),
+        (Family::Audit, &second, &[1; 40], GuardError::Audit(AuditError::Unreadable(1))),
+        (Family::Audit, &second, b"first", GuardError::Audit(AuditError::Changed(1))),
+        (Family::Audit, &first, &[], GuardError::Audit(AuditError::Missing(0))),
+    ];
+    for (family, key, value, error) in damaged {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Arc::new(WalletDb::open(dir.path()).unwrap());
+        let guard = Guard::open(Arc::clone(&db), bitcoin::Network::Regtest).unwrap();
+        guard.log(&entry).unwrap();
+        guard.log(&entry).unwrap();
+        assert_eq!(guard.verify().unwrap().1, Ok(()));
+        let mut batch = Batch::new();
+        match value {
+            [] => batch.delete(family, key),
+            b"first" => batch.put(family, key, db.get(family, &first).unwrap().unwrap().to_vec()),
+            _ => batch.put(family, key, value),
+        };
+        db.write(&batch, Sync::Yes).unwrap();
+        drop(guard);
+        // Of the log, the last entry alone is read at once.
+        let opened = Guard::open(Arc::clone(&db), bitcoin::Network::Regtest);
+        match opened {
+            Ok(guard) => {
+                assert_eq!(key, first, "{error:?}");
+                assert_eq!(guard.verify().unwrap().1.map_err(GuardError::Audit), Err(error));
+            }
+            Err(HoldingError::Guard(_, found)) => assert_eq!(found, error),
+            Err(other) => panic!("{other}"),
+        }
+    }
 }

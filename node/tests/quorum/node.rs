@@ -129,6 +129,10 @@ impl Cluster {
     }
 
     pub fn over(chain: FakeChain, count: usize) -> Self {
+        Self::with(chain, count, |_| {})
+    }
+
+    pub fn with(chain: FakeChain, count: usize, change: impl Fn(&mut WalletOptions)) -> Self {
         let chain = Arc::new(chain);
         let hub = Hub::new();
         let identities: Vec<Identity> = (0..count).map(|_| Identity::generate()).collect();
@@ -138,6 +142,7 @@ impl Cluster {
                 let dir = tempfile::tempdir().unwrap();
                 let mut options = options(dir.path(), identity.clone());
                 options.networked = true;
+                change(&mut options);
                 options.cosigners = identities
                     .iter()
                     .filter(|other| other.public_key() != identity.public_key())

@@ -34,7 +34,10 @@ fn me(cluster: &Cluster, index: usize) -> MemberId {
 
 /// A wallet of three nodes with taproot coins.
 async fn funded(coins: usize) -> (Cluster, Vec<OutPoint>) {
-    let cluster = Cluster::new(3);
+    with_coins(Cluster::new(3), coins).await
+}
+
+pub async fn with_coins(cluster: Cluster, coins: usize) -> (Cluster, Vec<OutPoint>) {
     cluster.nodes[0].create("w").await.unwrap();
     let wallet = cluster.nodes[0].wallet("w");
     let script = wallet.new_address("", AddressType::Bech32m).await.unwrap().script_pubkey();
@@ -44,7 +47,7 @@ async fn funded(coins: usize) -> (Cluster, Vec<OutPoint>) {
     (cluster, coins)
 }
 
-async fn sign(wallet: &Arc<dyn WalletHandle>, psbt: Psbt) -> Result<Duration, String> {
+pub async fn sign(wallet: &Arc<dyn WalletHandle>, psbt: Psbt) -> Result<Duration, String> {
     let started = Instant::now();
     let options = PsbtOptions { sign: true, sighash: None, bip32_derivs: false, finalize: true };
     let processed = wallet.process_psbt(psbt, options).await.map_err(|error| error.message)?;
@@ -52,7 +55,7 @@ async fn sign(wallet: &Arc<dyn WalletHandle>, psbt: Psbt) -> Result<Duration, St
     Ok(started.elapsed())
 }
 
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !holds() {
         assert!(Instant::now() < deadline, "{what}");

@@ -14,9 +14,11 @@ use keyless_node::quorum::{Core, Holding};
 use keyless_node::wallets::ChainView;
 use keyless_rpc::wallet::backend::{WalletHandle, Wallets};
 use tss_wallet::policy::{Action, Conditions, Denial, Limit, Policy, Rule};
+use tss_wallet::store::{Batch, Sync};
 use tss_wallet::wallet::keychain::{AddressType, Branch, ChainId, KeyId};
-use tss_wallet::{DkgParams, Epoch, MemberId, Roster, SessionId, Split, WalletId};
+use tss_wallet::{DkgParams, Epoch, Family, MemberId, Roster, SessionId, Split, WalletId};
 
+use crate::chain::FakeChain;
 use crate::frames::{Raw, spend_to};
 use crate::guards::{rule, strict};
 use crate::node::{Cluster, fund};
@@ -25,19 +27,23 @@ const VALUE: Amount = Amount::from_int_btc(50);
 const FEE: Amount = Amount::from_sat(10_000);
 
 /// One that asks, and the node that is asked.
-struct Asker {
-    cluster: Cluster,
-    raw: Raw,
-    victim: MemberId,
+pub struct Asker {
+    pub cluster: Cluster,
+    pub raw: Raw,
+    pub victim: MemberId,
     coin: OutPoint,
     output: TxOut,
-    key: KeyId,
+    pub key: KeyId,
 }
 
 impl Asker {
     /// With a coin of this type.
     async fn new(kind: AddressType) -> Self {
-        let mut cluster = Cluster::new(3);
+        Self::over(FakeChain::new(), kind).await
+    }
+
+    pub async fn over(chain: FakeChain, kind: AddressType) -> Self {
+        let mut cluster = Cluster::over(chain, 3);
         cluster.nodes[0].create("w").await.unwrap();
         let wallet = cluster.nodes[0].wallet("w");
         fund(&cluster.chain, &wallet).await;
@@ -55,15 +61,15 @@ impl Asker {
         Self { cluster, raw, victim, coin, output, key: KeyId { chain, index } }
     }
 
-    fn core(&self) -> Arc<Core> {
+    pub fn core(&self) -> Arc<Core> {
         self.cluster.nodes[0].manager.core().unwrap().clone()
     }
 
-    fn holding(&self) -> Arc<Holding> {
+    pub fn holding(&self) -> Arc<Holding> {
         self.core().holding_named("w").unwrap()
     }
 
-    fn wallet(&self) -> Arc<dyn WalletHandle> {
+    pub fn wallet(&self) -> Arc<dyn WalletHandle> {
         self.cluster.nodes[0].wallet("w")
     }
 
@@ -107,7 +113,7 @@ impl Asker {
         answer
     }
 
-    async fn refused(&mut self, change: impl FnOnce(&mut SignRequest)) -> Refusal {
+    pub async fn refused(&mut self, change: impl FnOnce(&mut SignRequest)) -> Refusal {
         match self.answer(change).await {
             Message::Refuse(refusal) => refusal,
             other => panic!("{other:?}"),
@@ -225,6 +231,15 @@ async fn what_a_member_has_promised_or_forbidden_stands_before_a_request() {
     holding.remember_payment("rent", Txid::from_byte_array([1; 32]), &[nobodys()]).unwrap();
     let used = asker.refused(|request| request.idempotency_key.clone_from(&name)).await;
     assert_eq!(used, Refusal::OtherTransaction);
+    // What it has promised cannot be read.
+    let rows = holding.db().rows_with_prefix(Family::Claims, b"payment/").unwrap();
+    let mut batch = Batch::new();
+    for (key, _) in rows {
+        batch.put(Family::Claims, key.to_vec(), b"?".as_slice());
+    }
+    holding.db().write(&batch, Sync::Yes).unwrap();
+    let damaged = asker.refused(|request| request.idempotency_key.clone_from(&name)).await;
+    assert!(matches!(&damaged, Refusal::Storage(why) if why.contains("a payment cannot be read")), "{damaged:?}");
     // A coin that somebody else is spending.
     let third = holding.others().find(|member| *member != me).unwrap();
     let taken = holding.take_coins(third, Txid::from_byte_array([2; 32]), &[asker.coin]).unwrap();
@@ -358,6 +373,13 @@ async fn what_a_policy_denies_is_refused_by_its_name() {
     let ask = Policy { rules: all(Action::Ask), ..open.clone() };
     asker.wallet().set_signing_policy(ask).await.unwrap();
     assert_eq!(asker.refused(|_| {}).await, Refusal::NeedsApproval);
+    let late = asker.wallet().pending_approvals().unwrap().remove(0);
+    asker.cluster.chain.mine(&ScriptBuf::new_op_return([]));
+    let expired = asker.wallet().answer_approval(&late.id, None).await.unwrap_err();
+    assert!(expired.message.contains("the request has expired"), "{expired}");
+    assert_eq!(asker.refused(|_| {}).await, Refusal::NeedsApproval);
+    let nobodys = asker.wallet().answer_approval(&"00".repeat(32), None).await.unwrap_err();
+    assert!(nobodys.message.contains("no such request is waiting"), "{nobodys}");
     let pending = asker.wallet().pending_approvals().unwrap().remove(0);
     asker.wallet().answer_approval(&pending.id, Some("no")).await.unwrap();
     assert_eq!(asker.refused(|_| {}).await, Refusal::Policy(Denial::Rejected("no".to_owned())));

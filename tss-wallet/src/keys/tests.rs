@@ -94,7 +94,8 @@ fn a_certificate_needs_every_member_and_its_own_statement() {
     let statement = [7; 32];
     let mut certificate = Certificate::default();
     for identity in &identities {
-        assert!(certificate.verify(&roster, &statement).is_err());
+        let missing = roster.indices().find(|party| certificate.signature(*party).is_none()).unwrap();
+        assert_eq!(certificate.verify(&roster, &statement), Err(CertificateError::Missing(missing)));
         let party = roster.index_of(&identity.member_id()).unwrap();
         let signature = Certificate::sign(identity, &statement);
         let other = roster.others(party).next().unwrap();
@@ -106,7 +107,62 @@ fn a_certificate_needs_every_member_and_its_own_statement() {
     }
     assert!(certificate.is_complete(&roster));
     certificate.verify(&roster, &statement).unwrap();
-    assert!(certificate.verify(&roster, &[8; 32]).is_err());
+    let [one, two, three] = [1, 2, 3].map(|index| PartyIndex::new(index).unwrap());
+    assert_eq!(certificate.verify(&roster, &[8; 32]), Err(CertificateError::BadSignature { culprit: one }));
+    let of_two = certificate.verify_by(&roster, [one, two].into_iter(), &statement);
+    assert_eq!(of_two, Err(CertificateError::Unknown(three)), "exactly those who are named");
+    let outside = PartyIndex::new(4).unwrap();
+    let signature = Certificate::sign(&identities[0], &statement);
+    assert_eq!(certificate.add(&roster, &statement, outside, &signature), Err(CertificateError::Unknown(outside)));
+}
+
+#[test]
+fn keys_are_held_by_enough_members_of_the_roster_or_refused() {
+    // Shares on a line through the key: one is t = 2 of 3.
+    let secret = |byte: u8| SecretKey::from_slice(&[byte; 32]).unwrap();
+    let (base, slope) = (secret(5), secret(6));
+    let public = |key: &SecretKey| PublicKey::from_secret_key(SECP256K1, key);
+    let first = base.add_tweak(&slope.into()).unwrap();
+    let second = first.add_tweak(&slope.into()).unwrap();
+    let third = second.add_tweak(&slope.into()).unwrap();
+    let shares: Vec<PublicKey> = [first, second, third].iter().map(public).collect();
+    let identities: Vec<_> = (1..=3).map(|byte| crate::identity::SigningIdentity::from_seed(&[byte; 32])).collect();
+    let members = identities.iter().map(crate::identity::SigningIdentity::member_id).collect();
+    let party = |index| PartyIndex::new(index).unwrap();
+    let of = |epoch: u32, absent: &[u8]| {
+        let (base, _) = keys(Network::Regtest);
+        let group = GroupKey { public_key: public(&secret(5)), chain_code: [1; 32] };
+        let roster = Roster::new(2, Vec::clone(&members), Split::Refused).unwrap();
+        let absent = absent.iter().map(|index| party(*index)).collect();
+        let (ecdsa_shares, schnorr_shares) = (shares.clone(), shares.clone());
+        let (epoch, certificate) = (Epoch(epoch), Certificate::default());
+        let mut keys = PublicKeys {
+            epoch,
+            roster,
+            absent,
+            ecdsa: group,
+            schnorr: group,
+            ecdsa_shares,
+            schnorr_shares,
+            certificate,
+            ..base
+        };
+        let statement = keys.statement();
+        for identity in &identities {
+            let party = keys.roster.index_of(&identity.member_id()).unwrap();
+            if !keys.absent.contains(&party) {
+                let signature = Certificate::sign(identity, &statement);
+                keys.certificate.add(&keys.roster, &statement, party, &signature).unwrap();
+            }
+        }
+        keys.verify()
+    };
+    let few = |holders| Err(CertificateError::TooFewHolders { holders, members: 3 });
+    assert_eq!(of(0, &[]), Ok(()));
+    assert_eq!(of(0, &[2]), few(2), "all hold a share of what was just made");
+    assert_eq!(of(1, &[2]), Ok(()));
+    assert_eq!(of(1, &[2, 3]), few(1));
+    assert_eq!(of(1, &[4]), Err(CertificateError::Unknown(party(4))));
 }
 
 #[test]

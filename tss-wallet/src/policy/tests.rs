@@ -301,6 +301,7 @@ fn a_signed_coin_goes_to_no_other_recipients_unless_allowed() {
 #[test]
 fn the_book_forgets_only_what_is_older() {
     let mut book = SpendBook::default();
+    assert_eq!((book.len(), book.is_empty()), (0, true));
     reserve(&mut book, &facts(1, spend(&[1], 1, 1_000)));
     reserve(&mut book, &Facts { block_time: Some(NOW + 1), ..facts(2, spend(&[2], 1, 1_000)) });
     assert!(book.forget_before(NOW).is_empty());
@@ -357,7 +358,8 @@ fn a_policy_out_of_bounds_cannot_be_set() {
     {
         let conditions = Conditions { hours: Some(Hours { from_minute, to_minute }), ..Conditions::default() };
         let policy = Policy { rules: vec![rule("r", conditions, Action::Sign)], ..ok.clone() };
-        assert_eq!(policy.validate().is_ok(), fits, "{from_minute}-{to_minute}");
+        let expected = if fits { Ok(()) } else { Err(PolicyError::Hours("r".to_owned())) };
+        assert_eq!(policy.validate(), expected, "{from_minute}-{to_minute}");
     }
 }
 

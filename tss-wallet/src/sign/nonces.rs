@@ -86,9 +86,13 @@ impl Commitment {
 
 /// Fresh nonces, hedged with the member's share. Public ones are what [`Nonce::public`] says.
 pub(super) fn fresh(share: &KeyShare, count: usize, seed: &[u8; 32]) -> Vec<Nonce> {
+    hedged(share.frost().signing_share(), count, seed)
+}
+
+fn hedged(share: &frost::keys::SigningShare, count: usize, seed: &[u8; 32]) -> Vec<Nonce> {
     let mut rng = ChaCha20Rng::from_seed(tagged_hash("keyless/signing/pooled-nonces", &[seed]));
     let one = || {
-        let (secret, points) = frost::round1::commit(share.frost().signing_share(), &mut rng);
+        let (secret, points) = frost::round1::commit(share, &mut rng);
         let bytes = commitment_bytes(&points)?;
         Some(Nonce { secret, public: Commitment { bytes, points } })
     };
@@ -231,4 +235,81 @@ impl NoncePool {
 #[must_use]
 pub fn prepare(share: &KeyShare, count: usize, seed: &[u8; 32]) -> Vec<Nonce> {
     fresh(share, count.min(POOL_TARGET), seed)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+
+    /// Of no member's share.
+    fn made(count: usize, seed: u8) -> Vec<Nonce> {
+        let share = frost::keys::SigningShare::deserialize(&[1; 32]).unwrap();
+        hedged(&share, count, &[seed; 32])
+    }
+
+    fn told(pool: &mut NoncePool, count: usize, seed: u8) -> Vec<Commitment> {
+        pool.restock(made(count, seed));
+        let told = pool.issue_ready(count);
+        assert_eq!(told.len(), count);
+        told
+    }
+
+    fn refusal(pool: &mut NoncePool, commitment: Commitment, what: u8) -> NonceError {
+        pool.take(&[commitment], &[what; 32]).unwrap_err()
+    }
+
+    #[test]
+    fn what_a_pool_remembers_is_bounded_and_the_latest_uses_are_known() {
+        let mut pool = NoncePool::default();
+        let rounds = u8::try_from(2 * MAX_POOLED / POOL_TARGET).unwrap();
+        let mut all = Vec::new();
+        for round in 0..=rounds {
+            let round_told = told(&mut pool, POOL_TARGET, round);
+            // Those that were used leave the order when it is twice as long as there can be told, not at every step.
+            let expected = if round < rounds { (usize::from(round) + 1) * POOL_TARGET } else { POOL_TARGET };
+            assert_eq!(pool.told_order.len(), expected, "{round}");
+            assert_eq!(pool.take(&round_told, &[round; 32]).unwrap().len(), POOL_TARGET);
+            let used = ((usize::from(round) + 1) * POOL_TARGET).min(MAX_USED);
+            assert_eq!((pool.used.len(), pool.used_order.len(), pool.len()), (used, used, 0));
+            all.extend(round_told);
+        }
+        let oldest_known = all.len() - MAX_USED;
+        assert_eq!(refusal(&mut pool, all[oldest_known], 0), NonceError::Used { other: true });
+        assert_eq!(refusal(&mut pool, all[all.len() - 1], rounds), NonceError::Used { other: false });
+        // A nonce that is forgotten is gone: it is not signed with either.
+        assert_eq!(refusal(&mut pool, all[oldest_known - 1], 0), NonceError::Unknown);
+    }
+
+    #[test]
+    fn the_latest_nonces_that_were_told_are_kept() {
+        let mut pool = NoncePool::default();
+        assert!(pool.is_empty());
+        let rounds = u8::try_from(MAX_POOLED / POOL_TARGET).unwrap();
+        let all: Vec<Commitment> = (0..rounds).flat_map(|round| told(&mut pool, POOL_TARGET, round)).collect();
+        assert_eq!((pool.len(), pool.is_empty()), (MAX_POOLED, false));
+        let one_more = told(&mut pool, 1, 255)[0];
+        assert_eq!(pool.len(), MAX_POOLED);
+        assert_eq!(refusal(&mut pool, all[0], 0), NonceError::Unknown, "the oldest");
+        assert_eq!(pool.take(&[all[1], one_more], &[0; 32]).unwrap().len(), 2);
+        assert_eq!(pool.wanted(), POOL_TARGET);
+        pool.restock(made(3, 0));
+        assert_eq!(pool.wanted(), POOL_TARGET - 3);
+        pool.restock(made(POOL_TARGET, 1));
+        assert_eq!((pool.wanted(), pool.reserve.len()), (0, POOL_TARGET));
+        pool.clear();
+        assert_eq!((pool.wanted(), pool.len(), pool.told_order.len()), (POOL_TARGET, 0, 0));
+    }
+
+    #[test]
+    fn nothing_secret_is_shown() {
+        let nonce = made(1, 0).remove(0);
+        assert_eq!(format!("{nonce:?}"), "Nonce { <redacted> }");
+        let [_, first, second, ..] = *nonce.public.as_bytes();
+        assert_eq!(format!("{:?}", nonce.public), format!("Commitment({first:02x}{second:02x}…)"));
+        let mut pool = NoncePool::default();
+        told(&mut pool, 2, 0);
+        pool.restock(made(1, 1));
+        assert_eq!(format!("{pool:?}"), "NoncePool { 2 told, 1 in reserve }");
+    }
 }

@@ -1,11 +1,9 @@
 //! Key generation: what an undisturbed run makes, and how disturbed ones end.
 
-use std::collections::BTreeSet;
-
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tss_wallet::wallet::keychain::AddressType;
-use tss_wallet::{Dkg, DkgError, SigningIdentity};
+use tss_wallet::{Dkg, DkgError, SignError, SigningIdentity};
 
 use crate::cluster::{Net, Packet, dkg_net, dkg_params, identities, party};
 
@@ -66,10 +64,10 @@ fn other_parameters_name_their_owner() {
     let mut net = Net::new(started, 3);
     net.run_honestly();
     assert!(nothing_was_made(&net));
-    let blamed: BTreeSet<_> =
-        net.errors.iter().filter(|(at, ..)| *at != party(3)).map(|(.., error)| error.culprit()).collect();
-    assert!(blamed.contains(&Some(party(3))));
-    assert!(!blamed.contains(&Some(party(1))) && !blamed.contains(&Some(party(2))));
+    for honest in [1, 2] {
+        let (.., error) = net.errors.iter().find(|(at, ..)| *at == party(honest)).unwrap();
+        assert_eq!(*error, DkgError::OtherParameters { culprit: party(3) });
+    }
 }
 
 /// Runs with one packet changed, and gives what the receivers said of it.
@@ -95,6 +93,30 @@ fn a_wrong_private_share_names_its_dealer() {
         assert!(matches!(error, DkgError::InvalidShare { culprit, .. } if *culprit == party(2)), "{error:?}");
         // Member 3 proves another sum than the others see: it is not to blame for that.
         assert!(net.errors.iter().all(|(.., error)| error.culprit().is_none_or(|named| named == party(2))));
+        let unattributed = |at: u8| {
+            net.errors.iter().any(|(who, _, error)| *who == party(at) && matches!(error, DkgError::Unattributed(_)))
+        };
+        assert_eq!([unattributed(1), unattributed(2)], [round == 1; 2], "{:?}", net.errors);
+    }
+}
+
+#[test]
+fn a_test_signature_that_fails_ends_the_run_and_names_whom_it_can() {
+    // The last bytes of a bundle are the taproot part: commitments in round 5, shares in round 6.
+    for (round, from_the_end) in [(5, 1), (6, 1), (7, 1)] {
+        let net = with_change(round, false, |packet| {
+            let at = packet.body.len() - from_the_end;
+            packet.body[at] ^= 1;
+        });
+        assert!(net.nodes[&party(3)].finished().is_none() && net.nodes[&party(3)].pending().is_none(), "round {round}");
+        let (_, _, error) = net.errors.iter().find(|(at, ..)| *at == party(3)).unwrap();
+        assert!(matches!(error, DkgError::Trial(_)), "round {round}: {error:?}");
+        assert!(error.culprit().is_none_or(|culprit| culprit == party(2)), "round {round}: {error:?}");
+        if round == 6 {
+            let invalid =
+                matches!(error, DkgError::Trial(SignError::InvalidShare { culprit, .. }) if *culprit == party(2));
+            assert!(invalid, "{error:?}");
+        }
     }
 }
 

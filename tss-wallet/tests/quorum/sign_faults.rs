@@ -29,6 +29,7 @@ fn faults_in_signing_two_of_three() {
     parameters_that_cannot_be_are_refused(&shares);
     a_banned_partner_is_refused_for_ecdsa_alone(&shares);
     a_bad_frost_share_names_its_maker(&shares);
+    what_is_no_message_is_malformed(&shares);
     duplicates_strangers_and_late_messages_are_dropped(&shares);
     a_message_of_another_session_is_dropped(&shares);
     every_recorded_message_is_refused_elsewhere(&shares);
@@ -88,9 +89,38 @@ fn a_bad_frost_share_names_its_maker(shares: &[Arc<KeyShare>]) {
         vec![packet]
     });
     let (at, _, error) = &net.errors[0];
+    assert!(matches!(error, SignError::InvalidShare { .. }), "{error:?}");
     assert_eq!((*at, error.culprit(), error.verdict()), (party(1), Some(party(2)), Verdict::Retry));
     assert!(net.nodes[&party(1)].finished().is_none());
     assert!(net.nodes[&party(2)].finished().is_some());
+}
+
+fn what_is_no_message_is_malformed(shares: &[Arc<KeyShare>]) {
+    let params = sign_params(&[1, 2], both_schemes(), 9);
+    let (_, out) = SigningSession::start(shares[1].clone(), &params, &[2; 32]).unwrap();
+    let good = &out[0].body;
+    let changed = |at: usize, to: u8| {
+        let mut body = good.clone();
+        body[at] = to;
+        body
+    };
+    // Empty, cut in its binding, of a round that nobody can be in, with a length that does not fit, longer, shorter.
+    let garbage = [
+        Vec::new(),
+        good[..20].to_vec(),
+        changed(0, 3),
+        changed(0, 255),
+        changed(33, 0xff),
+        [good.as_slice(), &[0]].concat(),
+        good[..good.len() - 1].to_vec(),
+    ];
+    for body in garbage {
+        let (mut session, _) = SigningSession::start(shares[0].clone(), &params, &[1; 32]).unwrap();
+        let error = session.receive(party(2), &body).unwrap_err();
+        assert_eq!((error.clone(), error.verdict()), (SignError::Malformed { culprit: party(2) }, Verdict::Retry));
+        assert!(session.waiting_for().is_empty(), "the session is over");
+        assert_eq!(session.receive(party(2), good), Err(SignError::Late { from: party(2) }));
+    }
 }
 
 fn duplicates_strangers_and_late_messages_are_dropped(shares: &[Arc<KeyShare>]) {
@@ -106,7 +136,13 @@ fn duplicates_strangers_and_late_messages_are_dropped(shares: &[Arc<KeyShare>]) 
     }
     assert!(net.errors.iter().all(|(.., error)| error.verdict() == Verdict::Dropped));
     assert!(net.errors.iter().any(|(.., error)| matches!(error, SignError::Stranger { .. })));
-    assert!(net.errors.iter().any(|(.., error)| matches!(error, SignError::Duplicate { .. } | SignError::Late { .. })));
+    assert!(net.errors.iter().any(|(.., error)| matches!(error, SignError::Late { .. })));
+    let (mut session, _) = SigningSession::start(shares[0].clone(), &params, &[1; 32]).unwrap();
+    let (_, out) = SigningSession::start(shares[2].clone(), &params, &[2; 32]).unwrap();
+    // A message of the next round comes early, and is taken once.
+    let early = [&[2][..], &out[0].body[1..]].concat();
+    session.receive(party(3), &early).unwrap();
+    assert_eq!(session.receive(party(3), &early), Err(SignError::Duplicate { from: party(3) }));
 }
 
 fn a_message_of_another_session_is_dropped(shares: &[Arc<KeyShare>]) {
@@ -157,6 +193,7 @@ fn a_failed_check_of_multiplication_is_a_ban(shares: &[Arc<KeyShare>]) {
         });
         assert!(net.nodes[&party(1)].finished().is_none());
         for (at, _, error) in net.errors.iter().filter(|(.., error)| error.verdict() == Verdict::Ban) {
+            assert!(matches!(error, SignError::Ban { .. }), "{error:?}");
             assert_eq!((*at, error.culprit()), (party(1), Some(party(2))));
             banned += 1;
         }
