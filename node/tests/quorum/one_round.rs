@@ -33,7 +33,7 @@ fn me(cluster: &Cluster, index: usize) -> MemberId {
 }
 
 /// A wallet of three nodes with taproot coins.
-async fn funded(coins: usize) -> (Cluster, Vec<OutPoint>) {
+pub async fn funded(coins: usize) -> (Cluster, Vec<OutPoint>) {
     with_coins(Cluster::new(3), coins).await
 }
 
@@ -84,7 +84,7 @@ fn record(cluster: &Cluster) -> Arc<Mutex<Vec<(bool, &'static str)>>> {
 }
 
 /// Signs until members have told nonces ahead. Gives how often.
-async fn warm(cluster: &Cluster, coin: OutPoint, stocked: impl Fn(&Cluster) -> bool) -> usize {
+pub async fn warm(cluster: &Cluster, coin: OutPoint, stocked: impl Fn(&Cluster) -> bool) -> usize {
     let deadline = Instant::now() + Duration::from_secs(20);
     for times in 1.. {
         sign(&cluster.nodes[0].wallet("w"), spend(coin)).await.unwrap();
@@ -98,7 +98,7 @@ async fn warm(cluster: &Cluster, coin: OutPoint, stocked: impl Fn(&Cluster) -> b
 }
 
 /// What the first node holds of another one, and what that one has told it.
-fn pools(cluster: &Cluster, index: usize) -> (u16, usize) {
+pub fn pools(cluster: &Cluster, index: usize) -> (u16, usize) {
     let (mine, theirs) = (holding(cluster, 0), holding(cluster, index));
     (mine.nonces().stock(&me(cluster, index)), theirs.nonces().told(&me(cluster, 0)))
 }

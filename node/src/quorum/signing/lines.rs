@@ -50,6 +50,11 @@ impl<'a> Lines<'a> {
         self.open.remove(session);
     }
 
+    /// How many sessions the request has.
+    pub fn count(&self) -> usize {
+        self.open.len()
+    }
+
     fn topic(&self, session: SessionId) -> Topic {
         Topic { wallet: self.holding.wallet(), epoch: self.holding.epoch(), session }
     }

@@ -128,9 +128,11 @@ impl Run<'_> {
         u32::try_from(self.request.checked.items.len()).unwrap_or(u32::MAX).min(2_000)
     }
 
-    /// All sessions of this member share its processors.
+    /// All sessions of this member share its processors. Another attempt of this request makes none of them longer.
     fn grown(&self, base: Duration, per_item: Duration) -> Duration {
-        base + per_item * self.count() + PER_SESSION * self.request.core.sessions.others_open()
+        let own = u32::try_from(self.lines.count().saturating_sub(1)).unwrap_or(u32::MAX);
+        let others = self.request.core.sessions.others_open().saturating_sub(own);
+        base + per_item * self.count() + PER_SESSION * others
     }
 
     fn hedge(&self) -> Duration {
