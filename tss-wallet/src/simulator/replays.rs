@@ -21,24 +21,19 @@ const OF_STAGE: usize = 1_000;
 
 type Said = BTreeMap<Place, Vec<u8>>;
 
+/// What is another one where a replay comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Source {
-    OtherSession,
-    OtherEpoch,
-    OtherCeremony,
-    OtherRound,
-    OtherSender,
-    OtherReceiver,
+    Session,
+    Epoch,
+    Ceremony,
+    Round,
+    Sender,
+    Receiver,
 }
 
-const ALL: [Source; 6] = [
-    Source::OtherSession,
-    Source::OtherEpoch,
-    Source::OtherCeremony,
-    Source::OtherRound,
-    Source::OtherSender,
-    Source::OtherReceiver,
-];
+const ALL: [Source; 6] =
+    [Source::Session, Source::Epoch, Source::Ceremony, Source::Round, Source::Sender, Source::Receiver];
 
 /// What was said elsewhere.
 struct Elsewhere {
@@ -56,14 +51,14 @@ fn replay(stage: &Said, elsewhere: &Elsewhere, place: Place, source: Source, ran
         fitting.choose(random).map(|body| body.to_vec())
     };
     let body = match source {
-        Source::OtherSession => elsewhere.session.get(&place).cloned(),
-        Source::OtherEpoch => elsewhere.epoch.as_ref().and_then(|said| said.get(&place).cloned()),
-        Source::OtherCeremony => one(&elsewhere.ceremony, &|other| (other.0, other.1) == (round, kind), random),
-        Source::OtherRound => one(stage, &|other| other.0 != round && (other.2, other.3) == (sender, receiver), random),
-        Source::OtherSender => {
+        Source::Session => elsewhere.session.get(&place).cloned(),
+        Source::Epoch => elsewhere.epoch.as_ref().and_then(|said| said.get(&place).cloned()),
+        Source::Ceremony => one(&elsewhere.ceremony, &|other| (other.0, other.1) == (round, kind), random),
+        Source::Round => one(stage, &|other| other.0 != round && (other.2, other.3) == (sender, receiver), random),
+        Source::Sender => {
             one(stage, &|other| (other.0, other.1) == (round, kind) && other.2 != sender && other.3 == receiver, random)
         }
-        Source::OtherReceiver => {
+        Source::Receiver => {
             one(stage, &|other| (other.0, other.1, other.2) == (round, kind, sender) && other.3 != receiver, random)
         }
     };
