@@ -50,7 +50,6 @@ impl Loaded {
         }
         // The coins are the old payment's, on purpose.
         let paid = self.pay(&params, &original.note, Terms::default(), not_created)?;
-        self.broadcast(&paid.tx);
         let replacement = paid.tx.compute_txid();
         let mut errors = Vec::new();
         if !self.wallet().mark_replaced(request.txid, replacement).map_err(storage_error)? {

@@ -182,7 +182,6 @@ impl Loaded {
         let kept =
             LedgerNote { comment: note.comment.clone(), comment_to: note.comment_to.clone(), ..LedgerNote::default() };
         let paid = self.pay_with_free_coins(&params, &kept, note)?;
-        self.broadcast(&paid.tx);
         Ok(Sent { txid: paid.tx.compute_txid(), fee_reason: chosen.reason })
     }
 
@@ -230,7 +229,7 @@ impl Loaded {
         }
     }
 
-    /// One choice of coins, signed and written down, not broadcast yet. `refused` turns what the funding refuses into
+    /// One choice of coins, signed, written down and broadcast. `refused` turns what the funding refuses into
     /// the error of the method.
     pub(super) fn pay(
         &self,
@@ -250,6 +249,10 @@ impl Loaded {
             }
         };
         let result = self.sign_and_commit(&draft, &items, note, terms);
+        // Before the coins are free again: whoever waits for them finds the change.
+        if let Ok(tx) = &result {
+            self.broadcast(tx);
+        }
         let mut wallet = self.wallet();
         if result.is_err()
             && let Some(change) = &draft.change

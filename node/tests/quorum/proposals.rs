@@ -117,7 +117,7 @@ impl Proposer {
             match self.propose(proposal.clone()).await {
                 (topic, Message::Accept) => return self.call_off(&topic).await,
                 // The last one is not over there.
-                (_, Message::Refuse(Refusal::Busy)) if Instant::now() < deadline => {
+                (_, Message::Refuse(Refusal::Busy | Refusal::UnderWay)) if Instant::now() < deadline => {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
                 (_, other) => panic!("{other:?}"),
@@ -194,7 +194,7 @@ async fn a_proposal_that_does_not_fit_is_refused_by_its_name() {
     // One at a time.
     let (begun, answer) = one.propose(base.clone()).await;
     assert_eq!(answer, Message::Accept);
-    assert_eq!(one.refused(base.clone()).await, Refusal::Busy);
+    assert_eq!(one.refused(base.clone()).await, Refusal::UnderWay);
     one.call_off(&begun).await;
     one.accepted(base.clone()).await;
     one.asker.cluster.shutdown().await;

@@ -64,8 +64,11 @@ fn scripts_that_were_derived_are_read_from_the_disk_and_a_damaged_row_is_derived
         let tx = scene.foreign(&[(last.last().unwrap().script.clone(), BTC)]);
         scene.mine(vec![tx]);
     }
-    let rows = scene.store.rows(Table::Script).unwrap();
-    assert_eq!(rows.len(), 8, "a row of each chain");
+    // Those that were paid to look ahead from there: their second rows are full, too.
+    let mut rows = scene.store.rows(Table::Script).unwrap();
+    assert_eq!(rows.len(), 12);
+    rows.retain(|(key, _)| key.ends_with(&0_u32.to_be_bytes()));
+    assert_eq!(rows.len(), 8, "a first row of each chain");
 
     let open = || Wallet::load(Box::new(scene.store.clone()), narrow).unwrap();
     let known = |wallet: &Wallet| last.iter().filter(|key| wallet.keys().key_of(&key.script) == Some(key.id)).count();
