@@ -56,10 +56,15 @@ impl Events {
         }
     }
 
-    fn block_connected(&self, height: u32, raw: Vec<u8>) {
+    fn block_connected(&self, height: u32, hash: BlockHash, raw: Vec<u8>) {
+        self.tell_network(ChainEvent::BlockConnected { hash });
+        // Nobody reads what is in it: a node without a wallet syncs the faster.
+        let silent = self.publisher.get().is_none_or(|publisher| publisher.is_silent());
+        if silent && self.wallets.get().is_none() {
+            return;
+        }
         let Some(block) = decoded(height, &raw) else { return };
         self.publish(|publisher| publisher.block_connected(&block, raw));
-        self.tell_network(ChainEvent::BlockConnected { hash: block.block_hash() });
         self.tell_wallets(FeedEvent::BlockConnected { height, block });
     }
 }
@@ -80,8 +85,8 @@ impl Notifications for Events {
                 self.tell_network(ChainEvent::TipChanged { hash: tip.hash, height: tip.height, initial_download });
                 self.tell_wallets(FeedEvent::TipChanged { height: tip.height });
             }
-            Notification::BlockConnected { height, block, background: false, .. } => {
-                self.block_connected(height, block);
+            Notification::BlockConnected { hash, height, block, background: false } => {
+                self.block_connected(height, hash, block);
             }
             Notification::BlockDisconnected { hash, height, block } => {
                 self.publish(|publisher| {

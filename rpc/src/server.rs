@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, error, info, warn};
@@ -136,20 +137,22 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds, writes the cookie and serves. Methods answer -28 until the kernel's warm-up is over.
-    pub async fn start(config: Config, services: Arc<Services>) -> Result<Server, StartError> {
-        let started = Server::try_start(config, services).await;
+    /// Binds, writes the cookie and serves. Methods answer -28 until the kernel's warm-up is over. Connections live in
+    /// the runtime that this is called in, whose threads wait for the kernel where a call is brief: it has more of
+    /// them than `config.threads`, and nothing else to do. All other calls run in `tasks`.
+    pub async fn start(config: Config, services: Arc<Services>, tasks: Handle) -> Result<Server, StartError> {
+        let started = Server::try_start(config, services, tasks).await;
         started.map_err(|reason| {
             error!(target: "http", "{reason}");
             StartError { reason }
         })
     }
 
-    async fn try_start(config: Config, services: Arc<Services>) -> Result<Server, StartReason> {
+    async fn try_start(config: Config, services: Arc<Services>, tasks: Handle) -> Result<Server, StartReason> {
         let allowed = listen::allowed(&config.allow_ip)?;
         let listeners = listen::bind(&config).await?;
         let shared = Arc::new(Shared {
-            dispatcher: Dispatcher::new(services)?,
+            dispatcher: Dispatcher::new(services, tasks)?,
             access: Access::new(&config)?,
             allowed,
             gate: Gate::new(config.threads, config.work_queue),

@@ -29,6 +29,8 @@ macro_rules! local {
 pub enum Handler {
     /// Core's own handler, in the kernel; arguments go through untouched.
     Kernel,
+    /// The same, for one that looks something up and is done.
+    KernelBrief,
     /// A function of this crate, over the traits of [`crate::backend`].
     Local(LocalFn),
 }
@@ -301,6 +303,12 @@ impl Method {
     /// A method of ours, listed under the wallet.
     pub const fn ours(name: &'static str, args: &'static [Arg], summary: &'static str, handler: Handler) -> Method {
         Method { name, category: Category::Wallet, args, summary, new: true, handler }
+    }
+
+    /// Answered by the thread that read the request.
+    pub const fn brief(mut self) -> Method {
+        self.handler = Handler::KernelBrief;
+        self
     }
 
     /// The first line of its help.

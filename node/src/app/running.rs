@@ -10,6 +10,7 @@ use keyless_p2p::bitcoin::Nets;
 use keyless_p2p::{bitcoin as net, cosigners};
 use keyless_rpc::backend::Services;
 use keyless_rpc::server::{Server, StartReason};
+use keyless_rpc::wallet::backend::Wallets as _;
 use tokio::runtime::Runtime;
 
 use crate::alerts::Alerts;
@@ -40,7 +41,8 @@ pub struct Node {
     network: Option<net::Handle>,
     network_backend: Arc<NetworkBackend>,
     wallets: Option<Arc<WalletManager>>,
-    server: Option<Server>,
+    /// With the threads that serve its connections, and wait for the kernel where the answer is a brief one.
+    server: Option<(Runtime, Server)>,
     up: bool,
     /// Asked to stop while loading: not up, and no failure.
     interrupted: bool,
@@ -123,26 +125,43 @@ impl Node {
             self.wallets = Some(manager.map_err(|error| print(error.to_string()))?);
         }
         if args.get_bool("-server", false) {
-            let server = runtime.block_on(Server::start(rpc, self.services(args)));
-            let server = server.map_err(|error| {
-                if let StartReason::Subnet(text) = &error.reason {
-                    args.init_error(text);
-                }
-                print(error.to_string())
-            });
-            self.server = Some(server?);
+            self.server = Some(self.start_server(args, runtime, rpc).map_err(&print)?);
         }
         // The kernel prints its own errors.
         if let Err(error) = self.kernel.load() {
             self.interrupted = error == InitError::Interrupted;
             return Err(Failed);
         }
-        self.start_wallets(runtime, cosigning).map_err(&print)?;
+        self.start_wallets(args, runtime, cosigning).map_err(&print)?;
         self.start_network(runtime, network_config).map_err(&print)?;
         self.kernel.ready().map_err(|error| print(error.to_string()))?;
         // A start reads more than it keeps.
         memory::give_back();
         Ok(())
+    }
+
+    fn start_server(
+        &self,
+        args: &Args,
+        runtime: &Runtime,
+        config: keyless_rpc::server::Config,
+    ) -> Result<(Runtime, Server), String> {
+        // As many calls run at once as were asked for; one thread more still answers the others.
+        let threads = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .thread_name("rpc")
+            .worker_threads(config.threads + 1)
+            .build()
+            .map_err(|error| format!("cannot start threads: {error}"))?;
+        match threads.block_on(Server::start(config, self.services(args), runtime.handle().clone())) {
+            Ok(server) => Ok((threads, server)),
+            Err(error) => {
+                if let StartReason::Subnet(text) = &error.reason {
+                    args.init_error(text);
+                }
+                Err(error.to_string())
+            }
+        }
     }
 
     fn services(&self, args: &Args) -> Arc<Services> {
@@ -177,7 +196,7 @@ impl Node {
     }
 
     /// Opens the co-signer network, then loads the wallets that want it.
-    fn start_wallets(&self, runtime: &Runtime, cosigning: CosignerOptions) -> Result<(), String> {
+    fn start_wallets(&self, args: &Args, runtime: &Runtime, cosigning: CosignerOptions) -> Result<(), String> {
         let Some(wallets) = &self.wallets else { return Ok(()) };
         self.kernel.init_message("Loading wallet…");
         let carrier = match cosigning.network {
@@ -189,6 +208,10 @@ impl Node {
         };
         let _guard = runtime.enter();
         let feed = wallets.start(carrier).map_err(|error| error.to_string())?;
+        let warnings = wallets.warnings().join("\n");
+        if !warnings.is_empty() {
+            wallets.list().iter().for_each(|_| args.init_warning(&warnings));
+        }
         self.events.attach_wallets(feed);
         Ok(())
     }
@@ -208,7 +231,7 @@ impl Node {
 
     /// Ends everything, in reverse order; the result is the exit code.
     pub fn stop(mut self, runtime: &Runtime) -> i32 {
-        if let Some(server) = &self.server {
+        if let Some((_, server)) = &self.server {
             server.interrupt();
         }
         let interrupted = self.kernel.interrupt();
@@ -219,8 +242,9 @@ impl Node {
             runtime.block_on(wallets.shutdown());
         }
         runtime.block_on(self.alerts.close());
-        if let Some(server) = self.server.take() {
-            runtime.block_on(server.stop());
+        if let Some((threads, server)) = self.server.take() {
+            threads.block_on(server.stop());
+            threads.shutdown_timeout(LAST_TASKS);
         }
         let closed = self.kernel.shutdown();
         self.publisher.close();

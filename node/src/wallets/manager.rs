@@ -122,6 +122,11 @@ impl WalletManager {
         Ok(manager)
     }
 
+    /// What there is to say of the options each time a wallet is opened.
+    pub fn warnings(&self) -> &[String] {
+        &self.options.warnings
+    }
+
     /// Joins the network of co-signers, loads the wallets that want it, and begins to follow the chain. Blocks; needs
     /// a tokio runtime. Attach the answer to the kernel's notifications.
     pub fn start(

@@ -27,9 +27,22 @@ const REGTEST_FALLBACK_FEE: FeeRate = FeeRate(20_000);
 const DEFAULT_DISCARD_FEE: FeeRate = FeeRate(10_000);
 const DEFAULT_CONSOLIDATE_FEE: FeeRate = FeeRate(10_000);
 const DEFAULT_MAX_TX_FEE: Amount = Amount::from_sat(10_000_000);
-/// Above it Core warns.
+/// Above these Core warns.
 const HIGH_TX_FEE_PER_KVB: u64 = 1_000_000;
-const HIGH_APS_FEE: u64 = 10_000;
+const HIGH_APS_FEE: Amount = Amount::from_sat(10_000);
+const HIGH_MAX_TX_FEE: Amount = Amount::ONE_BTC;
+const MIN_FEE_HIGH: &str =
+    "-mintxfee is set very high! This is the minimum transaction fee you pay on every transaction.";
+const APS_FEE_HIGH: &str = "-maxapsfee is set very high! This is the maximum transaction fee you pay (in addition to the \
+    normal fee) to prioritize partial spend avoidance over regular coin selection.";
+const FALLBACK_FEE_HIGH: &str = "-fallbackfee is set very high! This is the transaction fee you may pay when fee \
+    estimates are not available.";
+const DISCARD_FEE_HIGH: &str = "-discardfee is set very high! This is the transaction fee you may discard if change is \
+    smaller than dust at this level";
+const MAX_TX_FEE_HIGH: &str = "-maxtxfee is set very high! Fees this large could be paid on a single transaction.";
+const MIN_RELAY_FEE_HIGH: &str =
+    "-minrelaytxfee is set very high! The wallet will avoid paying less than the minimum relay fee.";
+const WALLETRBF_DEPRECATED: &str = "-walletrbf is deprecated and will be fully removed in the next release.";
 const DEFAULT_CONFIRM_TARGET: u32 = 6;
 const DEFAULT_KEYPOOL: u32 = 1_000;
 /// Addresses of each chain that are leased ahead unless `-keypool` says otherwise.
@@ -87,6 +100,8 @@ pub struct WalletOptions {
     pub repair_shares: bool,
     /// Where the operator hears of what waits for approval.
     pub alerts: Alerts,
+    /// What Core says of these options each time it opens a wallet, and only then.
+    pub warnings: Vec<String>,
 }
 
 impl WalletOptions {
@@ -108,35 +123,24 @@ impl WalletOptions {
                 "-fallbackfee is {fallback_fee} unless it is set, on regtest without a configuration file only"
             );
         }
-        if fallback_fee.0 > HIGH_TX_FEE_PER_KVB {
-            args.init_warning(
-                "-fallbackfee is set very high! This is the transaction fee you may pay when fee estimates are not available.",
-            );
-        }
         let min_fee = fee_option(args, "-mintxfee", DEFAULT_MIN_FEE)?;
-        if min_fee.0 > HIGH_TX_FEE_PER_KVB {
-            args.init_warning(
-                "-mintxfee is set very high! This is the minimum transaction fee you pay on every transaction.",
-            );
-        }
         let discard_fee = fee_option(args, "-discardfee", DEFAULT_DISCARD_FEE)?;
-        if discard_fee.0 > HIGH_TX_FEE_PER_KVB {
-            args.init_warning(
-                "-discardfee is set very high! This is the transaction fee you may discard if change is smaller than \
-                 dust at this level",
-            );
-        }
         let min_relay_fee = fee_option(args, "-minrelaytxfee", DEFAULT_MIN_RELAY_FEE)?;
-        if min_relay_fee.0 > HIGH_TX_FEE_PER_KVB {
-            args.init_warning(
-                "-minrelaytxfee is set very high! The wallet will avoid paying less than the minimum relay fee.",
-            );
-        }
+        let max_tx_fee = max_tx_fee(args, min_relay_fee)?;
+        let max_aps_fee = max_aps_fee(args)?;
+        let high = |rate: FeeRate| rate.0 > HIGH_TX_FEE_PER_KVB;
+        let said = [
+            (high(min_fee), MIN_FEE_HIGH),
+            (max_aps_fee.is_some_and(|fee| fee > HIGH_APS_FEE), APS_FEE_HIGH),
+            (high(fallback_fee), FALLBACK_FEE_HIGH),
+            (high(discard_fee), DISCARD_FEE_HIGH),
+            (max_tx_fee > HIGH_MAX_TX_FEE, MAX_TX_FEE_HIGH),
+            (high(min_relay_fee), MIN_RELAY_FEE_HIGH),
+            (args.is_set("-walletrbf"), WALLETRBF_DEPRECATED),
+        ];
+        let warnings = said.into_iter().filter(|(said, _)| *said).map(|(_, text)| text.to_owned()).collect();
         if args.get_bool("-blocksonly", false) && args.soft_set("-walletbroadcast", "0") {
             tracing::info!("parameter interaction: -blocksonly=1 -> setting -walletbroadcast=0");
-        }
-        if args.is_set("-walletrbf") {
-            args.init_warning("-walletrbf is deprecated and will be fully removed in the next release.");
         }
         let target = args.get_int("-txconfirmtarget").and_then(|target| u32::try_from(target).ok());
         Ok(Self {
@@ -161,8 +165,8 @@ impl WalletOptions {
             discard_fee,
             consolidate_fee: fee_option(args, "-consolidatefeerate", DEFAULT_CONSOLIDATE_FEE)?,
             dust_relay_fee: fee_option(args, "-dustrelayfee", FeeRate(3_000))?,
-            max_tx_fee: max_tx_fee(args, min_relay_fee)?,
-            max_aps_fee: max_aps_fee(args)?,
+            max_tx_fee,
+            max_aps_fee,
             identity: cosigning.identity.clone(),
             cosigners: cosigners(cosigning),
             networked: cosigning.network.is_some(),
@@ -175,6 +179,7 @@ impl WalletOptions {
             refresh_interval: cosigning.refresh_interval,
             repair_shares: cosigning.repair_shares,
             alerts: Alerts::default(),
+            warnings,
         })
     }
 
@@ -270,14 +275,7 @@ fn max_aps_fee(args: &Args) -> Result<Option<Amount>, String> {
     if args.get("-maxapsfee").is_some_and(|text| text.trim() == "-1") {
         return Ok(None);
     }
-    let fee = amount_option(args, "-maxapsfee")?.unwrap_or(Amount::ZERO);
-    if fee.to_sat() > HIGH_APS_FEE {
-        args.init_warning(
-            "-maxapsfee is set very high! This is the maximum transaction fee you pay (in addition to the normal fee) to \
-             prioritize partial spend avoidance over regular coin selection.",
-        );
-    }
-    Ok(Some(fee))
+    amount_option(args, "-maxapsfee").map(|fee| Some(fee.unwrap_or(Amount::ZERO)))
 }
 
 fn max_tx_fee(args: &Args, min_relay_fee: FeeRate) -> Result<Amount, String> {
@@ -290,9 +288,6 @@ fn max_tx_fee(args: &Args, min_relay_fee: FeeRate) -> Result<Amount, String> {
             min_relay_fee.0 / Amount::ONE_BTC.to_sat(),
             min_relay_fee.0 % Amount::ONE_BTC.to_sat()
         ));
-    }
-    if fee.to_sat() > 100_000_000 {
-        args.init_warning("-maxtxfee is set very high! Fees this large could be paid on a single transaction.");
     }
     Ok(fee)
 }

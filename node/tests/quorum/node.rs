@@ -55,6 +55,7 @@ pub fn options(dir: &Path, identity: Identity) -> WalletOptions {
         refresh_interval: None,
         repair_shares: true,
         alerts: Alerts::default(),
+        warnings: Vec::new(),
     }
 }
 

@@ -32,15 +32,15 @@ pub static METHODS: &[Method] = &[
         &[json("inputs"), json("outputs"), json("locktime"), json("replaceable"), json("version")],
     ),
     Method::kernel("decodepsbt", Category::RawTransactions, &[line("psbt")]),
-    Method::kernel("decoderawtransaction", Category::RawTransactions, &[text("hexstring"), json("iswitness")]),
-    Method::kernel("decodescript", Category::RawTransactions, &[text("hexstring")]),
+    Method::kernel("decoderawtransaction", Category::RawTransactions, &[text("hexstring"), json("iswitness")]).brief(),
+    Method::kernel("decodescript", Category::RawTransactions, &[text("hexstring")]).brief(),
     Method::kernel("deriveaddresses", Category::Util, &[text("descriptor"), json("range")]),
     Method::kernel(
         "descriptorprocesspsbt",
         Category::RawTransactions,
         &[line("psbt"), json("descriptors"), line("sighashtype"), json("bip32derivs"), json("finalize")],
     ),
-    Method::kernel("estimatesmartfee", Category::Util, &[json("conf_target"), text("estimate_mode")]),
+    Method::kernel("estimatesmartfee", Category::Util, &[json("conf_target"), text("estimate_mode")]).brief(),
     Method::kernel("finalizepsbt", Category::RawTransactions, &[line("psbt"), json("extract")]),
     Method::kernel("getblocktemplate", Category::Mining, &[json("template_request")]),
     Method::kernel("getdescriptorinfo", Category::Util, &[text("descriptor")]),
@@ -53,7 +53,8 @@ pub static METHODS: &[Method] = &[
         "getrawtransaction",
         Category::RawTransactions,
         &[text("txid"), json("verbosity|verbose"), text("blockhash")],
-    ),
+    )
+    .brief(),
     Method::kernel("joinpsbts", Category::RawTransactions, &[json("txs")]),
     Method::kernel("prioritisetransaction", Category::Mining, &[text("txid"), json("dummy"), json("fee_delta")]),
     Method::kernel(
@@ -76,6 +77,6 @@ pub static METHODS: &[Method] = &[
     ),
     Method::kernel("testmempoolaccept", Category::RawTransactions, &[json("rawtxs"), json("maxfeerate")]),
     Method::kernel("utxoupdatepsbt", Category::RawTransactions, &[line("psbt"), json("descriptors")]),
-    Method::kernel("validateaddress", Category::Util, &[text("address")]),
+    Method::kernel("validateaddress", Category::Util, &[text("address")]).brief(),
     Method::kernel("verifymessage", Category::Util, &[text("address"), line("signature"), line("message")]),
 ];

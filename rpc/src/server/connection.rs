@@ -36,31 +36,36 @@ const METRICS_PATH: &str = "/metrics";
 pub async fn serve(mut stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, mut closing: watch::Receiver<bool>) {
     let mut buffer = Vec::new();
     let mut parser = Parser::default();
+    // Of the request whose body is read: known once its head is.
+    let mut sender = None;
     loop {
-        let request =
-            match parser.take(&mut buffer, |request| user(request, &shared).is_some() || is_rest(request, &shared)) {
-                Ok(Some(request)) => request,
-                Ok(None) => {
-                    let read = read_more(&mut stream, &mut buffer, shared.timeout);
-                    let more = tokio::select! {
-                        more = read => more,
-                        _ = closing.wait_for(|closing| *closing) => false,
-                    };
-                    if more {
-                        continue;
-                    }
-                    return;
+        let admit = |request: &Request| {
+            sender = user(request, &shared);
+            sender.is_some() || is_rest(request, &shared)
+        };
+        let request = match parser.take(&mut buffer, admit) {
+            Ok(Some(request)) => request,
+            Ok(None) => {
+                let read = read_more(&mut stream, &mut buffer, shared.timeout);
+                let more = tokio::select! {
+                    more = read => more,
+                    _ = closing.wait_for(|closing| *closing) => false,
+                };
+                if more {
+                    continue;
                 }
-                Err(bad) => {
-                    let status = if bad == BadRequest::TooLarge { 413 } else { 400 };
-                    debug!(target: "http", %peer, status, "bad request");
-                    let request = Request::unread();
-                    let _ = write(&mut stream, &Response::empty(status), &request, shared.timeout).await;
-                    let _ = stream.shutdown().await;
-                    return;
-                }
-            };
-        let response = answer(&request, peer, &shared).await;
+                return;
+            }
+            Err(bad) => {
+                let status = if bad == BadRequest::TooLarge { 413 } else { 400 };
+                debug!(target: "http", %peer, status, "bad request");
+                let request = Request::unread();
+                let _ = write(&mut stream, &Response::empty(status), &request, shared.timeout).await;
+                let _ = stream.shutdown().await;
+                return;
+            }
+        };
+        let response = answer(&request, sender.take(), peer, &shared).await;
         if !write(&mut stream, &response, &request, shared.timeout).await || !request.keeps_alive() {
             return;
         }
@@ -100,7 +105,8 @@ fn user(request: &Request, shared: &Shared) -> Option<String> {
     shared.access.authenticate(request.header(AUTHORIZATION)?)
 }
 
-async fn answer(request: &Request, peer: SocketAddr, shared: &Shared) -> Response {
+/// `sender` is who sent it, if the credentials are right.
+async fn answer(request: &Request, sender: Option<String>, peer: SocketAddr, shared: &Shared) -> Response {
     if !shared.allowed.iter().any(|subnet| subnet.contains(peer.ip())) {
         debug!(target: "http", %peer, "rejected: client network is not allowed RPC access");
         return Response::empty(403);
@@ -109,7 +115,7 @@ async fn answer(request: &Request, peer: SocketAddr, shared: &Shared) -> Respons
         return Response::empty(405);
     }
     if matches!(request.target.as_str(), HEALTH_PATH | READY_PATH | METRICS_PATH) {
-        return observe(request, shared).await;
+        return observe(request, sender.is_some(), shared).await;
     }
     let wallet_name = request.target.strip_prefix(WALLET_PATH).map(url_decode);
     let rest = is_rest(request, shared);
@@ -137,7 +143,7 @@ async fn answer(request: &Request, peer: SocketAddr, shared: &Shared) -> Respons
     if request.header(AUTHORIZATION).is_none() {
         return Response::unauthorized();
     }
-    let Some(user) = user(request, shared) else {
+    let Some(user) = sender else {
         warn!(target: "rpc", "ThreadRPCServer incorrect password attempt from {peer}");
         tokio::time::sleep(WRONG_PASSWORD_PAUSE).await;
         return Response::unauthorized();
@@ -152,7 +158,7 @@ async fn answer(request: &Request, peer: SocketAddr, shared: &Shared) -> Respons
 }
 
 /// Whether the process lives and does its work, for supervisors, without credentials; figures, with them.
-async fn observe(request: &Request, shared: &Shared) -> Response {
+async fn observe(request: &Request, is_known: bool, shared: &Shared) -> Response {
     if !matches!(request.method.as_str(), "GET" | "HEAD") {
         return Response::empty(405);
     }
@@ -169,7 +175,7 @@ async fn observe(request: &Request, shared: &Shared) -> Response {
                 None => Response::empty(500),
             }
         }
-        _ if user(request, shared).is_none() => {
+        _ if !is_known => {
             if request.header(AUTHORIZATION).is_some() {
                 tokio::time::sleep(WRONG_PASSWORD_PAUSE).await;
             }

@@ -40,7 +40,7 @@ struct Running {
 async fn start_with(config: Config) -> Running {
     let twin = Arc::new(Twin::default());
     let config = Config { user: "u".into(), password: "p".into(), ..config };
-    let server = Server::start(config, services(&twin)).await.unwrap();
+    let server = Server::start(config, services(&twin), Handle::current()).await.unwrap();
     let address = *server.addresses().iter().find(|address| address.is_ipv4()).unwrap();
     Running { server, address, authorization: "Basic dTpw".into(), twin }
 }

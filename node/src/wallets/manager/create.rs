@@ -70,7 +70,7 @@ impl WalletManager {
         };
         let db = Arc::clone(holding.db());
         let loaded = self.open_ledger(name, db, Some(Keys { holding, quorum }), Some(request))?;
-        let mut warnings = Vec::new();
+        let mut warnings = self.options.warnings.clone();
         if let Err(error) = loaded.first_fill() {
             warnings.push(error.message);
         }
@@ -91,7 +91,7 @@ impl WalletManager {
             clear(dir);
             return Err(error);
         }
-        let mut warnings = Vec::new();
+        let mut warnings = self.options.warnings.clone();
         self.set_startup(name, request.load_on_startup, &mut warnings);
         Ok(LoadedName { name: name.to_owned(), warnings })
     }

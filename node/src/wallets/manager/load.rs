@@ -66,7 +66,7 @@ impl WalletManager {
         }
         // Rows as they lay on the disk.
         memory::give_back();
-        Ok(LoadedName { name: name.to_owned(), warnings: Vec::new() })
+        Ok(LoadedName { name: name.to_owned(), warnings: self.options.warnings.clone() })
     }
 
     fn open_quorum(&self, name: &str, dir: &Path) -> Result<Keys> {
