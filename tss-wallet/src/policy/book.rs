@@ -3,7 +3,7 @@
 //! A reservation is made when a request is allowed, not when it is broadcast, and is durable before the share leaves;
 //! its owner stores it. Conflicting spends of one coin count once, at their largest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bitcoin::{Amount, OutPoint};
 use serde::{Deserialize, Serialize};
@@ -112,18 +112,31 @@ impl SpendBook {
 /// The most that can confirm. Spends that all share one coin exclude each other, so each such group counts its largest;
 /// every spend is in one group, which makes the sum an upper bound whatever else conflicts.
 fn total_of<'a>(spends: impl Iterator<Item = (&'a [OutPoint], Amount)>) -> Amount {
-    let mut groups: Vec<(Vec<OutPoint>, Amount)> = Vec::new();
+    let mut groups: Vec<Group<'a>> = Vec::new();
+    // Which group a coin is common to: a day's payments are many, and each is asked about twice.
+    let mut of_coin: HashMap<&OutPoint, usize> = HashMap::new();
     for (inputs, outflow) in spends {
-        let shared = |common: &[OutPoint]| -> Vec<OutPoint> {
-            common.iter().filter(|coin| inputs.contains(coin)).copied().collect()
-        };
-        match groups.iter_mut().find(|(common, _)| !shared(common).is_empty()) {
-            Some((common, most)) => {
-                *common = shared(common);
-                *most = (*most).max(outflow);
+        let found = inputs.iter().filter_map(|coin| of_coin.get(coin).copied()).min();
+        if let Some((number, group)) = found.and_then(|number| Some((number, groups.get_mut(number)?))) {
+            let common = std::mem::take(&mut group.common);
+            let (shared, left) = common.into_iter().partition::<Vec<_>, _>(|coin| inputs.contains(*coin));
+            for coin in left {
+                of_coin.remove(coin);
             }
-            None => groups.push((inputs.to_vec(), outflow)),
+            debug_assert!(shared.iter().all(|coin| of_coin.get(*coin) == Some(&number)), "a coin of one group");
+            (group.common, group.most) = (shared, group.most.max(outflow));
+        } else {
+            of_coin.extend(inputs.iter().map(|coin| (coin, groups.len())));
+            groups.push(Group { common: inputs.iter().collect(), most: outflow });
         }
     }
-    groups.into_iter().map(|(_, most)| most).fold(Amount::ZERO, saturating)
+    groups.into_iter().map(|group| group.most).fold(Amount::ZERO, saturating)
+}
+
+/// Spends that exclude each other.
+struct Group<'a> {
+    /// Coins that all of them spend.
+    common: Vec<&'a OutPoint>,
+    /// The most that one of them pays.
+    most: Amount,
 }

@@ -283,6 +283,24 @@ fn spends_in_a_chain_of_conflicts_are_never_counted_too_low() {
 }
 
 #[test]
+fn a_busy_day_is_added_up_in_no_time() {
+    let limit = Limit { amount: Amount::from_sat(u64::MAX), window_seconds: HOUR };
+    let policy = Policy { limits: vec![limit], resign: true, ..open() };
+    let mut book = SpendBook::default();
+    for number in 0..20_000_u32 {
+        let mut id = [7; 32];
+        id[..4].copy_from_slice(&number.to_be_bytes());
+        let inputs = [0, 1].map(|vout| OutPoint::new(Txid::from_byte_array(id), vout)).to_vec();
+        let request = Facts { request: id, ..facts(1, Spend { inputs, ..spend(&[], 1, 1_000) }) };
+        reserve(&mut book, &request);
+    }
+    let started = std::time::Instant::now();
+    assert!(signs(&policy, &facts(9, spend(&[9], 1, 1_000)), &book));
+    // Twenty milliseconds; each with each other it would be minutes.
+    assert!(started.elapsed() < std::time::Duration::from_secs(2), "{:?}", started.elapsed());
+}
+
+#[test]
 fn a_signed_coin_goes_to_no_other_recipients_unless_allowed() {
     let mut book = SpendBook::default();
     let first = facts(1, spend(&[1, 2], 1, 1_000));
