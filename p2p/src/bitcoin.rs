@@ -100,8 +100,8 @@ fn open(address: SocketAddr) -> std::io::Result<TcpListener> {
 /// Core's words for why a bind failed.
 fn bind_reason(error: &std::io::Error) -> String {
     if error.kind() == std::io::ErrorKind::AddrInUse {
-        "Bitcoin Core is probably already running.".to_owned()
+        ". Bitcoin Core is probably already running.".to_owned()
     } else {
-        format!("(bind returned error {error})")
+        format!(" (bind returned error {})", error.to_string().replace("(os error ", "("))
     }
 }

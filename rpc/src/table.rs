@@ -29,7 +29,7 @@ macro_rules! local {
 pub enum Handler {
     /// Core's own handler, in the kernel; arguments go through untouched.
     Kernel,
-    /// The same, for one that looks something up and is done.
+    /// The same, for one that looks something up and is done: it waits for no event, queue or index.
     KernelBrief,
     /// A function of this crate, over the traits of [`crate::backend`].
     Local(LocalFn),

@@ -2,7 +2,8 @@
 //! and encrypted, and the RPC envelope. It must answer afterwards, and hold no more memory.
 //!
 //! An input counts when the node has shown that it is done with it: by a pong to the ping behind it, or by hanging up.
-//! `KEYLESS_FUZZ=1000000` sends so many of each; the short form is for every run.
+//! `KEYLESS_FUZZ=1000000` sends so many of each, `KEYLESS_FUZZ_KINDS=tx,block` of these alone; the short form is for
+//! every run.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod compact;
@@ -70,8 +71,11 @@ impl Target {
         Self { node, before }
     }
 
-    /// Gives each worker its share of the inputs, a number of its own and dice; then looks after the node.
+    /// Does nothing where `KEYLESS_FUZZ_KINDS` names others. Gives each worker its share of the inputs, a number of its own and dice; then looks after the node.
     fn attack(&self, what: &str, work: impl Fn(usize, usize, StdRng) + Sync) {
+        if std::env::var("KEYLESS_FUZZ_KINDS").is_ok_and(|kinds| !kinds.split(',').any(|kind| kind == what)) {
+            return;
+        }
         let share = executions().div_ceil(WORKERS);
         let started = Instant::now();
         std::thread::scope(|scope| {

@@ -133,7 +133,7 @@ impl Node {
             return Err(Failed);
         }
         self.start_wallets(args, runtime, cosigning).map_err(&print)?;
-        self.start_network(runtime, network_config).map_err(&print)?;
+        self.start_network(args, runtime, network_config).map_err(&print)?;
         self.kernel.ready().map_err(|error| print(error.to_string()))?;
         // A start reads more than it keeps.
         memory::give_back();
@@ -216,13 +216,19 @@ impl Node {
         Ok(())
     }
 
-    fn start_network(&mut self, runtime: &Runtime, config: net::Config) -> Result<(), String> {
+    fn start_network(&mut self, args: &Args, runtime: &Runtime, config: net::Config) -> Result<(), String> {
         let chain = Arc::new(KernelChain::new(self.kernel.clone()));
         let _guard = runtime.enter();
         let on_any = config.binds.iter().any(|bind| bind.address.ip().is_unspecified());
         self.kernel.find_own_addresses(on_any).map_err(|error| error.to_string())?;
         self.kernel.init_message("Starting network threads…");
-        let handle = net::start(config, chain).map_err(|error| error.to_string())?;
+        let handle = net::start(config, chain).map_err(|error| match error {
+            net::StartError::Bind { .. } => {
+                args.init_error(&error.to_string());
+                "Failed to listen on any port. Use -listen=0 if you want this.".to_owned()
+            }
+            other => other.to_string(),
+        })?;
         self.events.attach_network(handle.clone());
         self.network_backend.attach(handle.clone());
         self.network = Some(handle);

@@ -11,6 +11,7 @@ use bitcoin::{Amount, EcdsaSighashType, OutPoint, Psbt, ScriptBuf, TapSighashTyp
 use tss_wallet::WalletId;
 use tss_wallet::policy::Spend;
 use tss_wallet::wallet::keychain::{AddressType, Branch, ChainId, KeyInfo, Keychains};
+use tss_wallet::wallet::psbt::shared_sighash;
 use tss_wallet::wallet::signing::{SighashKind, SigningItem};
 
 use super::dummy;
@@ -70,8 +71,9 @@ pub fn check(own: Own<'_>, subject: &Subject, idempotency_key: Option<&str>) -> 
         Subject::Transaction { psbt, inputs, change, first, count } => {
             let psbt = Psbt::deserialize(&psbt.0).map_err(|error| Refusal::Malformed(error.to_string()))?;
             let part = part_of(inputs.len(), *first, *count)?;
+            no_coin_twice(&psbt.unsigned_tx)?;
             let prevouts = prevouts(own.chain, &psbt, inputs)?;
-            let mut items = transaction_items(own.keys, &psbt.unsigned_tx, &prevouts, inputs)?;
+            let mut items = transaction_items(own.keys, &psbt, &prevouts, inputs)?;
             let dummy = dummy::sign(&psbt, inputs, &items);
             let (recipients, change) = recipients(own, &psbt.unsigned_tx, change)?;
             let txid = psbt.unsigned_tx.compute_txid();
@@ -87,7 +89,13 @@ pub fn check(own: Own<'_>, subject: &Subject, idempotency_key: Option<&str>) -> 
                 // A transaction has fewer inputs than u32 counts.
                 unknown_prevout: prevouts.iter().position(|prevout| !prevout.own).map(|index| index as u32),
             };
-            let whole = part.len() == items.len();
+            let shared = |(named, item): (&InputKey, &CheckedItem)| {
+                prevouts
+                    .get(named.input as usize)
+                    .and_then(|prevout| prevout.output.as_ref())
+                    .is_some_and(|output| output.script_pubkey != item.key.script)
+            };
+            let whole = part.len() == items.len() && !inputs.iter().zip(&items).any(shared);
             let items = items.drain(part).collect();
             let (txid, spend, dummy) = (Some(txid), Some(spend), Some(dummy));
             Ok(Checked { items, txid, inputs: coins, request, spend, change, dummy, whole, text: None })
@@ -105,6 +113,13 @@ pub fn check(own: Own<'_>, subject: &Subject, idempotency_key: Option<&str>) -> 
             Ok(Checked { items, txid: None, inputs, request, spend: None, change, dummy: None, whole: true, text })
         }
     }
+}
+
+/// Such a transaction is never valid, and its fee and amounts would be counted twice.
+fn no_coin_twice(tx: &Transaction) -> Result<(), Refusal> {
+    let mut seen = std::collections::HashSet::new();
+    let again = tx.input.iter().find(|input| !seen.insert(input.previous_output));
+    again.map_or(Ok(()), |input| Err(Refusal::Malformed(format!("coin {} is spent twice", input.previous_output))))
 }
 
 /// The signatures that one ceremony makes, of all that the request names.
@@ -147,13 +162,13 @@ fn prevouts(chain: &dyn ChainView, psbt: &Psbt, inputs: &[InputKey]) -> Result<V
 
 fn transaction_items(
     keys: &Keychains,
-    tx: &Transaction,
+    psbt: &Psbt,
     prevouts: &[Prevout],
     inputs: &[InputKey],
 ) -> Result<Vec<CheckedItem>, Refusal> {
     let outputs: Vec<Option<TxOut>> = prevouts.iter().map(|prevout| prevout.output.clone()).collect();
-    let mut cache = SighashCache::new(tx);
-    inputs.iter().map(|item| checked_item(keys, tx, &outputs, &mut cache, item)).collect()
+    let mut cache = SighashCache::new(&psbt.unsigned_tx);
+    inputs.iter().map(|item| checked_item(keys, psbt, &outputs, &mut cache, item)).collect()
 }
 
 /// Inputs less outputs; none unless every amount is certain.
@@ -220,7 +235,7 @@ fn prevout(chain: &dyn ChainView, psbt: &Psbt, index: usize, ours: bool) -> Resu
 
 fn checked_item(
     keys: &Keychains,
-    tx: &Transaction,
+    psbt: &Psbt,
     prevouts: &[Option<TxOut>],
     cache: &mut SighashCache<&Transaction>,
     item: &InputKey,
@@ -231,9 +246,10 @@ fn checked_item(
         Some(None) => return Err(Refusal::UnknownPrevout(item.input)),
         Some(Some(output)) => output,
     };
+    let tx = &psbt.unsigned_tx;
     let key = keys.derive(item.key).ok_or(Refusal::OtherScript(item.input))?;
     if key.script != output.script_pubkey {
-        return Err(Refusal::OtherScript(item.input));
+        return shared_item(psbt, output, cache, item, key);
     }
     let wrong_type = || Refusal::SighashType(item.input);
     let (message, kind) = if key.address_type() == AddressType::Bech32m {
@@ -276,5 +292,28 @@ fn checked_item(
         (message, SighashKind::Ecdsa(sighash))
     };
     let to_sign = Some(SigningItem { input: index, key: key.clone(), message, sighash: kind });
+    Ok(CheckedItem { key, message, to_sign })
+}
+
+/// An input whose script the key shares with others: signed for what it is, a part of what the script wants.
+fn shared_item(
+    psbt: &Psbt,
+    output: &TxOut,
+    cache: &mut SighashCache<&Transaction>,
+    item: &InputKey,
+    key: KeyInfo,
+) -> Result<CheckedItem, Refusal> {
+    let index = item.input as usize;
+    let kind = EcdsaSighashType::from_standard(u32::from(item.sighash)).ok();
+    let kind = kind.ok_or(Refusal::SighashType(item.input))?;
+    let single = matches!(kind, EcdsaSighashType::Single | EcdsaSighashType::SinglePlusAnyoneCanPay);
+    if single && index >= psbt.unsigned_tx.output.len() {
+        return Err(Refusal::SighashType(item.input));
+    }
+    let shown = psbt.inputs.get(index).filter(|_| key.address_type() != AddressType::Bech32m);
+    let message = shown.and_then(|input| shared_sighash(input, index, output, cache, kind, &key.public_key));
+    let message = message.ok_or(Refusal::OtherScript(item.input))?;
+    let sighash = SighashKind::Ecdsa(kind);
+    let to_sign = Some(SigningItem { input: index, key: key.clone(), message, sighash });
     Ok(CheckedItem { key, message, to_sign })
 }

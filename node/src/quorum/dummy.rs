@@ -52,6 +52,11 @@ pub fn sign(psbt: &Psbt, inputs: &[InputKey], items: &[CheckedItem]) -> Transact
     }
     for (named, item) in inputs.iter().zip(items) {
         let Some(input) = tx.input.get_mut(named.input as usize) else { continue };
+        let coin = psbt.inputs.get(named.input as usize).and_then(|input| input.witness_utxo.as_ref());
+        // What a script shared with others wants in full is not for us to say.
+        if coin.is_some_and(|coin| coin.script_pubkey != item.key.script) {
+            continue;
+        }
         let key = item.key.public_key.serialize().to_vec();
         let signature = ecdsa(named.sighash);
         let (script, witness) = match item.key.address_type() {

@@ -62,7 +62,7 @@ impl Loaded {
             Some(coins) => coins.into_iter().map(Some).collect(),
             None => psbt.iter_funding_utxos().map(|utxo| utxo.ok().cloned()).collect(),
         };
-        let subject = self.subject(&psbt.unsigned_tx, &coins, &items)?;
+        let subject = self.subject(&psbt.unsigned_tx, &coins, &items, &psbt.inputs)?;
         let marks = keys.holding.marks();
         let checked = check::check(judge::own(core, &keys.holding, &marks), &subject, None);
         let mut answer = PolicyAnswer { txid: Some(psbt.unsigned_tx.compute_txid()), ..PolicyAnswer::default() };

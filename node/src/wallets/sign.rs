@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bitcoin::psbt::Input;
 use bitcoin::{OutPoint, Psbt, Script, ScriptBuf, Transaction, TxOut, Witness};
 use keyless_rpc::error::{RpcError, code};
 use keyless_rpc::wallet::backend::{InputError, PrevOut, ProcessedPsbt, PsbtOptions, SighashType, SignedTransaction};
@@ -81,23 +82,25 @@ impl Loaded {
         tx: &Transaction,
         coins: &[Option<TxOut>],
         items: &[SigningItem],
+        shown: &[Input],
         terms: Terms<'_>,
     ) -> Result<Vec<GroupSignature>, SignFailure> {
         if items.is_empty() {
             return Ok(Vec::new());
         }
-        let subject = self.subject(tx, coins, items)?;
+        let subject = self.subject(tx, coins, items, shown)?;
         let keys = self.signing_keys()?;
         let signed = signing::sign(keys.quorum.core(), &keys.holding, &subject, terms);
         Ok(signed?.iter().map(group_signature).collect())
     }
 
-    /// A transaction as the members are asked about it.
+    /// A transaction as the members are asked about it. `shown` has the scripts that our keys share with others.
     pub(super) fn subject(
         &self,
         tx: &Transaction,
         coins: &[Option<TxOut>],
         items: &[SigningItem],
+        shown: &[Input],
     ) -> Result<Subject, RpcError> {
         let mut bare = tx.clone();
         for input in &mut bare.input {
@@ -107,6 +110,13 @@ impl Loaded {
         let mut psbt = Psbt::from_unsigned_tx(bare).map_err(|error| RpcError::internal(error.to_string()))?;
         for (input, coin) in psbt.inputs.iter_mut().zip(coins) {
             input.witness_utxo.clone_from(coin);
+        }
+        for item in items {
+            let Some((input, shown)) = psbt.inputs.get_mut(item.input).zip(shown.get(item.input)) else { continue };
+            if input.witness_utxo.as_ref().is_some_and(|coin| coin.script_pubkey != item.key.script) {
+                input.redeem_script.clone_from(&shown.redeem_script);
+                input.witness_script.clone_from(&shown.witness_script);
+            }
         }
         let inputs: Vec<InputKey> = items
             .iter()
@@ -152,7 +162,7 @@ impl Loaded {
         let check =
             |tx: &Transaction, input: usize, _: &TxOut, _: Option<&[TxOut]>| self.chain.verify_input(tx, input, &coins);
         let raw = self.wallet().raw_signing(tx, &coins, choice, &check);
-        let signatures = self.quorum_sign(raw.transaction(), &outputs, raw.items(), Terms::default())?;
+        let signatures = self.quorum_sign(raw.transaction(), &outputs, raw.items(), &[], Terms::default())?;
         let signed = raw.finish(&signatures, &check).map_err(|error| RpcError::internal(error.to_string()))?;
         let complete = signed.complete();
         let errors = signed.errors.into_iter().map(|error| InputError { input: error.input, text: error.text });
@@ -192,13 +202,15 @@ impl Loaded {
         let items = {
             let wallet = self.wallet();
             wallet.fill_psbt(&mut psbt, options.bip32_derivs).map_err(psbt_error)?;
-            if options.sign { wallet.psbt_items(&mut psbt, choice).map_err(psbt_error)? } else { Vec::new() }
+            // Without signing, too: the sighash type asked for is written down, and held against what stands there.
+            let items = wallet.psbt_items(&mut psbt, choice).map_err(psbt_error)?;
+            if options.sign { items } else { Vec::new() }
         };
         let coins: Vec<Option<TxOut>> = match coins_of(&psbt).map_err(psbt_error)? {
             Some(coins) => coins.into_iter().map(Some).collect(),
             None => psbt.iter_funding_utxos().map(|utxo| utxo.ok().cloned()).collect(),
         };
-        let signatures = self.quorum_sign(&psbt.unsigned_tx, &coins, &items, Terms::default())?;
+        let signatures = self.quorum_sign(&psbt.unsigned_tx, &coins, &items, &psbt.inputs, Terms::default())?;
         let wallet = self.wallet();
         wallet.apply_psbt(&mut psbt, &items, &signatures, options.finalize).map_err(psbt_error)?;
         if options.finalize {
@@ -227,9 +239,8 @@ impl Loaded {
 
 pub(super) fn psbt_error(error: PsbtError) -> RpcError {
     match error {
-        PsbtError::SighashMismatch | PsbtError::MissingInputs => {
-            RpcError::new(code::RPC_DESERIALIZATION_ERROR, error.to_string())
-        }
+        PsbtError::SighashMismatch => RpcError::new(code::RPC_DESERIALIZATION_ERROR, error.to_string()),
+        PsbtError::MissingInputs => RpcError::new(code::RPC_TRANSACTION_ERROR, error.to_string()),
         other => RpcError::wallet(other.to_string()),
     }
 }

@@ -283,7 +283,7 @@ impl Loaded {
         terms: Terms<'_>,
     ) -> Result<Transaction, SignFailure> {
         let coins: Vec<_> = draft.inputs.iter().map(|input| Some(input.prevout.clone())).collect();
-        let signatures = self.quorum_sign(&draft.tx, &coins, items, terms)?;
+        let signatures = self.quorum_sign(&draft.tx, &coins, items, &[], terms)?;
         let mut tx = draft.tx.clone();
         apply_signatures(&mut tx, items, &signatures).map_err(|error| RpcError::internal(error.to_string()))?;
         self.record(&tx, note.clone())?;

@@ -214,7 +214,7 @@ pub enum FetchError {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// Core's text of a failed bind.
-    #[error("Unable to bind to {address} on this computer. {reason}")]
+    #[error("Unable to bind to {address} on this computer{reason}")]
     Bind { address: SocketAddr, reason: String },
     #[error("cannot start the network thread: {0}")]
     Thread(#[source] std::io::Error),

@@ -31,6 +31,7 @@ pub fn run(client: &Client<'_>, options: &Options, words: &[String]) -> Result<O
         peers: peers.member("result").as_arr().unwrap_or_default(),
         sessions: sessions.member("result").as_arr().unwrap_or_default(),
         scanning: wallet.member("result").member("scanning"),
+        locked: wallet.member("result").member("unlocked_until").as_i64() == Some(0),
         height: height.member("result").as_i64().unwrap_or(0),
         now: i64::try_from(now).unwrap_or(i64::MAX),
     };
@@ -43,6 +44,8 @@ struct View<'a> {
     peers: &'a [Value],
     sessions: &'a [Value],
     scanning: &'a Value,
+    /// This node's share is sealed by a passphrase.
+    locked: bool,
     height: i64,
     now: i64,
 }
@@ -97,6 +100,7 @@ impl View<'_> {
         match (set(member, "suspended"), banned, set(member, "online")) {
             (true, ..) => "suspended",
             (_, true, _) => "excluded",
+            _ if self.locked && set(member, "self") => "locked",
             (_, _, true) => "online",
             _ => "offline",
         }
@@ -184,8 +188,15 @@ mod tests {
         )
         .unwrap()];
         let scanning = Value::parse(r#"{"duration":12,"progress":0.345}"#).unwrap();
-        let view =
-            View { quorum: &quorum, peers: &peers, sessions: &sessions, scanning: &scanning, height: 100, now: 1000 };
+        let mut view = View {
+            quorum: &quorum,
+            peers: &peers,
+            sessions: &sessions,
+            scanning: &scanning,
+            locked: false,
+            height: 100,
+            now: 1000,
+        };
         let text = view.text();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "Wallet w: 2 of 3 members sign, 1 ready: too few are there to sign");
@@ -194,5 +205,9 @@ mod tests {
         assert!(lines[6].contains("suspended"), "{text}");
         let session = "  transaction (signing), 5 s, coordinated by …aaaaaaaa, waits for …bbbbbbbb, transaction ff00";
         assert_eq!(lines[8..], ["Sessions under way:", session, "Rescan: 34.5 % after 12 s"]);
+        view.locked = true;
+        let text = view.text();
+        assert!(text.starts_with("Wallet w: 2 of 3 members sign, 0 ready: too few"), "{text}");
+        assert!(text.lines().nth(4).unwrap().contains("locked"), "{text}");
     }
 }

@@ -40,7 +40,7 @@ pub static METHODS: &[Method] = &[
         Category::RawTransactions,
         &[line("psbt"), json("descriptors"), line("sighashtype"), json("bip32derivs"), json("finalize")],
     ),
-    Method::kernel("estimatesmartfee", Category::Util, &[json("conf_target"), text("estimate_mode")]).brief(),
+    Method::kernel("estimatesmartfee", Category::Util, &[json("conf_target"), text("estimate_mode")]),
     Method::kernel("finalizepsbt", Category::RawTransactions, &[line("psbt"), json("extract")]),
     Method::kernel("getblocktemplate", Category::Mining, &[json("template_request")]),
     Method::kernel("getdescriptorinfo", Category::Util, &[text("descriptor")]),
@@ -53,8 +53,7 @@ pub static METHODS: &[Method] = &[
         "getrawtransaction",
         Category::RawTransactions,
         &[text("txid"), json("verbosity|verbose"), text("blockhash")],
-    )
-    .brief(),
+    ),
     Method::kernel("joinpsbts", Category::RawTransactions, &[json("txs")]),
     Method::kernel("prioritisetransaction", Category::Mining, &[text("txid"), json("dummy"), json("fee_delta")]),
     Method::kernel(

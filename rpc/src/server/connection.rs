@@ -299,7 +299,7 @@ fn whitelisted(envelope: &Envelope, requests: &[Value], ctx: &Ctx, shared: &Shar
 }
 
 /// Decodes `%xx`; what is not such a triple stays as it is. Bytes that are no UTF-8 are replaced.
-fn url_decode(text: &str) -> String {
+pub(super) fn url_decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {

@@ -38,9 +38,13 @@ struct Running {
 }
 
 async fn start_with(config: Config) -> Running {
+    start_in(config, Handle::current()).await
+}
+
+async fn start_in(config: Config, tasks: Handle) -> Running {
     let twin = Arc::new(Twin::default());
     let config = Config { user: "u".into(), password: "p".into(), ..config };
-    let server = Server::start(config, services(&twin), Handle::current()).await.unwrap();
+    let server = Server::start(config, services(&twin), tasks).await.unwrap();
     let address = *server.addresses().iter().find(|address| address.is_ipv4()).unwrap();
     Running { server, address, authorization: "Basic dTpw".into(), twin }
 }
@@ -276,6 +280,19 @@ async fn network_methods_speak_cores_texts() {
         let error = crate::json::Value::parse(&reply.body).unwrap().member("error").clone();
         assert_eq!((error.member("code").as_i64(), error.member("message").as_str()), (Some(code), Some(text)));
     }
+    running.server.stop().await;
+}
+
+#[tokio::test]
+async fn a_brief_call_waits_for_no_other() {
+    // Nothing runs in it.
+    let idle = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let running = start_in(Config::default(), idle.handle().clone()).await;
+    let uptime = tokio::time::timeout(Duration::from_millis(100), running.post(r#"{"method":"uptime","id":1}"#));
+    assert!(uptime.await.is_err(), "other calls run there");
+    let brief = running.post(r#"{"method":"getblockcount","id":1}"#).await;
+    assert_eq!(brief.body.trim_end(), r#"{"result":7,"error":null,"id":1}"#);
+    idle.shutdown_background();
     running.server.stop().await;
 }
 

@@ -37,10 +37,6 @@ fn ensure_has_keys(wallet: &dyn WalletHandle, change: bool) -> Result<(), RpcErr
 
 pub(super) async fn keypoolrefill(ctx: Ctx, args: Args) -> RpcResult {
     let wallet = select::wallet(&ctx)?;
-    if !wallet.settings().private_keys_enabled && !select::query(wallet.as_ref(), |ledger| ledger.can_hand_out(false))?
-    {
-        return Err(RpcError::wallet("Error: Private keys are disabled for this wallet"));
-    }
     let size = match args.opt_int::<i32>(0)? {
         None => None,
         Some(size) => Some(
@@ -48,6 +44,9 @@ pub(super) async fn keypoolrefill(ctx: Ctx, args: Args) -> RpcResult {
         ),
     };
     select::ensure_unlocked(wallet.as_ref())?;
+    if !select::query(wallet.as_ref(), |ledger| ledger.can_hand_out(false))? {
+        return Err(RpcError::wallet("Error refreshing keypool."));
+    }
     wallet.keypool_refill(size.filter(|size| *size > 0)).await?;
     Ok(Value::Null)
 }

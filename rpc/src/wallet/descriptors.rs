@@ -19,7 +19,12 @@ use super::{params, select};
 pub(super) async fn listdescriptors(ctx: Ctx, args: Args) -> RpcResult {
     let wallet = select::wallet(&ctx)?;
     if args.opt_bool(0)?.unwrap_or(false) {
-        return Err(RpcError::wallet("Can't get private descriptor string for watch-only wallets"));
+        select::ensure_unlocked(wallet.as_ref())?;
+        let blank = wallet.settings().private_keys_enabled
+            && select::query(wallet.as_ref(), |ledger| ledger.descriptors())?.is_empty();
+        if !blank {
+            return Err(RpcError::wallet("Can't get private descriptor string for watch-only wallets"));
+        }
     }
     let mut found = select::query(wallet.as_ref(), |ledger| ledger.descriptors())?;
     found.sort_by(|a, b| a.desc.cmp(&b.desc));
@@ -44,8 +49,9 @@ pub(super) async fn gethdkeys(ctx: Ctx, args: Args) -> RpcResult {
     let wallet = select::wallet(&ctx)?;
     let options = args.get(0);
     let active_only = params::optional(options, "active_only", args::bool_of)?.unwrap_or(false);
-    if params::optional(options, "private", args::bool_of)?.unwrap_or(false) {
-        return Err(RpcError::wallet("Can't get private descriptor string for watch-only wallets"));
+    let private = params::optional(options, "private", args::bool_of)?.unwrap_or(false);
+    if private {
+        select::ensure_unlocked(wallet.as_ref())?;
     }
     let found = select::query(wallet.as_ref(), |ledger| ledger.descriptors())?;
     let mut by_key: BTreeMap<String, Vec<&DescriptorView>> = BTreeMap::new();
@@ -103,6 +109,7 @@ pub(super) async fn createwalletdescriptor(ctx: Ctx, args: Args) -> RpcResult {
 }
 
 pub(super) async fn addhdkey(ctx: Ctx, _args: Args) -> RpcResult {
-    select::wallet(&ctx)?;
+    let wallet = select::wallet(&ctx)?;
+    select::ensure_unlocked(wallet.as_ref())?;
     Err(RpcError::wallet("addhdkey is not available for wallets without private keys"))
 }

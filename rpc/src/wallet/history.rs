@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use bitcoin::consensus::encode::serialize_hex;
 use bitcoin::hashes::Hash;
-use bitcoin::{BlockHash, Txid};
+use bitcoin::{Amount, BlockHash, Txid};
 
 use crate::args::{self, Args};
 use crate::backend::Ctx;
@@ -78,7 +78,9 @@ fn unknown() -> RpcError {
 
 fn describe(ledger: &dyn Ledger, tx: &WalletTx, txid: Txid, style: &Style<'_>) -> Value {
     let fee = entries::fee(tx);
-    let net = entries::plus(tx.credit).to_sat().saturating_sub(entries::plus(tx.debit).to_sat());
+    // Before it may be spent a coinbase is worth nothing, as in Core's sum.
+    let credit = if tx.tx.is_coinbase() && (tx.immature || tx.confirmations < 1) { Amount::ZERO } else { tx.credit };
+    let net = entries::plus(credit).to_sat().saturating_sub(entries::plus(tx.debit).to_sat());
     let amount = net.saturating_sub(fee.map_or(0, bitcoin::SignedAmount::to_sat));
     let mut out = Value::obj().with("amount", bitcoin::SignedAmount::from_sat(amount));
     if let Some(fee) = fee {

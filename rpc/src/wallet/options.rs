@@ -72,10 +72,10 @@ pub(super) fn apply(request: &mut SpendRequest, options: &Value, network: Networ
         apply_checked(request, options, network, override_min)?;
     }
     request.solving = solving::data(options.member("solving_data"))?;
-    for entry in params::optional(options, "input_weights", args::arr_of)?.unwrap_or_default() {
+    for entry in params::given(options, "input_weights", args::arr_of)?.unwrap_or_default() {
         apply_weight(request, entry)?;
     }
-    request.max_tx_weight = params::optional(options, "max_tx_weight", max_weight)?;
+    request.max_tx_weight = params::given(options, "max_tx_weight", max_weight)?;
     if request.version == TRUC_VERSION {
         let limit = request.max_tx_weight.unwrap_or(TRUC_MAX_WEIGHT);
         request.max_tx_weight = Some(limit.min(TRUC_MAX_WEIGHT));
@@ -93,17 +93,15 @@ fn max_weight(value: &Value) -> Result<u64> {
 }
 
 fn apply_checked(request: &mut SpendRequest, options: &Value, network: Network, override_min: bool) -> Result<()> {
-    if let Some(add_inputs) = params::optional(options, "add_inputs", args::bool_of)? {
+    if let Some(add_inputs) = params::given(options, "add_inputs", args::bool_of)? {
         request.add_inputs = add_inputs;
     }
     apply_change(request, options, network)?;
     let lock = either(options, "lock_unspents", "lockUnspents");
-    request.lock_unspents = lock.and_then(Value::as_bool).unwrap_or(false);
-    request.include_unsafe = options.member("include_unsafe").as_bool().unwrap_or(false);
+    request.lock_unspents = lock.map(args::bool_of).transpose()?.unwrap_or(false);
+    request.include_unsafe = params::given(options, "include_unsafe", args::bool_of)?.unwrap_or(false);
     let own_rate = kvb_rate(options)?;
-    if let Some(rbf) = options.member("replaceable").as_bool() {
-        request.rbf = Some(rbf);
-    }
+    request.rbf = params::given(options, "replaceable", args::bool_of)?.or(request.rbf);
     apply_depths(request, options)?;
     let (target, mode, rate) =
         (options.member("conf_target"), options.member("estimate_mode"), options.member("fee_rate"));
@@ -119,7 +117,7 @@ fn apply_checked(request: &mut SpendRequest, options: &Value, network: Network, 
 
 /// The value under the first of two names that is there.
 fn either<'a>(options: &'a Value, name: &str, older: &str) -> Option<&'a Value> {
-    options.find(name).or_else(|| options.find(older)).filter(|value| !value.is_null())
+    options.find(name).or_else(|| options.find(older))
 }
 
 fn apply_change(request: &mut SpendRequest, options: &Value, network: Network) -> Result<()> {
@@ -138,7 +136,7 @@ fn apply_change(request: &mut SpendRequest, options: &Value, network: Network) -
         }
         request.change.position = fits;
     }
-    if let Some(text) = params::optional(options, "change_type", args::str_of)? {
+    if let Some(text) = params::given(options, "change_type", args::str_of)? {
         if address.is_some() {
             let refusal = "Cannot specify both change address and address type options";
             return Err(RpcError::invalid_parameter(refusal));
@@ -170,10 +168,10 @@ fn kvb_rate(options: &Value) -> Result<Option<FeeRate>> {
 }
 
 fn apply_depths(request: &mut SpendRequest, options: &Value) -> Result<()> {
-    if let Some(depth) = params::optional(options, "minconf", args::int_of::<i32>)? {
+    if let Some(depth) = params::given(options, "minconf", args::int_of::<i32>)? {
         request.min_conf = u32::try_from(depth).map_err(|_| RpcError::invalid_parameter("Negative minconf"))?;
     }
-    if let Some(depth) = params::optional(options, "maxconf", args::int_of::<i32>)? {
+    if let Some(depth) = params::given(options, "maxconf", args::int_of::<i32>)? {
         let fits = u32::try_from(depth).ok().filter(|depth| *depth >= request.min_conf);
         let min_conf = request.min_conf;
         request.max_conf = fits.ok_or_else(|| {
@@ -204,8 +202,10 @@ fn apply_weight(request: &mut SpendRequest, entry: &Value) -> Result<()> {
         )));
     }
     let weight = u64::try_from(weight).ok();
-    for input in request.inputs.iter_mut().filter(|input| input.outpoint == outpoint) {
-        input.weight = weight;
+    match request.inputs.iter_mut().find(|input| input.outpoint == outpoint) {
+        Some(input) => input.weight = weight,
+        // Whoever weighs a coin has chosen it, as in Core.
+        None => request.inputs.push(ChosenInput { outpoint, sequence: None, weight }),
     }
     Ok(())
 }

@@ -108,7 +108,16 @@ pub(super) fn require_members(object: &Value, known: &[(&str, &'static str)]) ->
     Ok(())
 }
 
-/// A member that may be missing or null.
+/// A member that may be missing; a null is of the wrong type.
+pub(super) fn given<'a, T>(
+    object: &'a Value,
+    name: &str,
+    read: impl FnOnce(&'a Value) -> Result<T>,
+) -> Result<Option<T>> {
+    object.find(name).map(read).transpose()
+}
+
+/// The same where a null is as good as nothing.
 pub(super) fn optional<'a, T>(
     object: &'a Value,
     name: &str,

@@ -108,7 +108,14 @@ pub(super) async fn fundrawtransaction(ctx: Ctx, args: Args) -> RpcResult {
     };
     wallet.synced().await?;
     options::apply(&mut request, options, network, true)?;
-    let funded = wallet.fund(&request).await?;
+    let mut funded = wallet.fund(&request).await?;
+    // What others have signed stays.
+    for before in tx.input.iter().filter(|input| !input.script_sig.is_empty() || !input.witness.is_empty()) {
+        let mut inputs = funded.tx.input.iter_mut();
+        if let Some(input) = inputs.find(|input| input.previous_output == before.previous_output) {
+            input.clone_from(before);
+        }
+    }
     Ok(Value::obj()
         .with("hex", serialize_hex(&funded.tx))
         .with("fee", funded.fee)
@@ -145,8 +152,8 @@ pub(super) async fn send(ctx: Ctx, args: Args) -> RpcResult {
     let add_to_wallet = options.member("add_to_wallet").as_bool().unwrap_or(true);
     let own =
         select::query(wallet.as_ref(), |ledger| request.inputs.iter().all(|input| is_own(ledger, input.outpoint)))?;
-    if own && wallet.settings().private_keys_enabled && !want_psbt && add_to_wallet {
-        select::ensure_unlocked(wallet.as_ref())?;
+    let unlocked = select::ensure_unlocked(wallet.as_ref()).is_ok();
+    if own && wallet.settings().private_keys_enabled && unlocked && !want_psbt && add_to_wallet {
         let note = SendNote { idempotency_key: params::nonempty(args.opt_str(6)?), ..SendNote::default() };
         let sent = wallet.send(&request, &note).await.map_err(as_wallet_error)?;
         return Ok(Value::obj().with("txid", sent.txid).with("complete", true));
@@ -174,8 +181,8 @@ fn as_wallet_error(error: RpcError) -> RpcError {
 pub(super) async fn finish(wallet: &dyn WalletHandle, tx: Transaction, options: &Value) -> RpcResult {
     let blank = Psbt::from_unsigned_tx(tx)
         .map_err(|error| RpcError::internal(format!("the funded transaction makes no PSBT: {error}")))?;
-    select::ensure_unlocked(wallet)?;
-    let sign = wallet.settings().private_keys_enabled;
+    // What a locked wallet cannot sign is handed out unsigned.
+    let sign = wallet.settings().private_keys_enabled && select::ensure_unlocked(wallet).is_ok();
     let update = PsbtOptions { sign, sighash: None, bip32_derivs: true, finalize: true };
     let processed = wallet.process_psbt(blank, update).await?;
     let want_psbt = options.member("psbt").as_bool().unwrap_or(false);

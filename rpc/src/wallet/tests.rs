@@ -273,7 +273,6 @@ fn other_bad_arguments_are_refused_in_cores_words() {
         (sign, r#"["00"]"#.to_owned(), -22, "TX decode failed. Make sure the tx has at least one input."),
         (sign, format!(r#"["{tx}",[],"FOO"]"#), -8, "'FOO' is not a valid sighash parameter."),
         (sign, format!(r#"["{tx}",[{{"txid":"00","vout":0}}]]"#), -3, "Missing scriptPubKey"),
-        ("listdescriptors", "[true]".to_owned(), -4, "Can't get private descriptor string for watch-only wallets"),
         ("addhdkey", "[]".to_owned(), -4, "addhdkey is not available for wallets without private keys"),
         ("walletlock", "[]".to_owned(), -15, "Error: running with an unencrypted wallet, but walletlock was called."),
         (

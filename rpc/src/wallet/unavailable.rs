@@ -9,8 +9,11 @@ use super::{params, select};
 
 /// Core's text for a wallet that is of the new kind already.
 pub(super) async fn migratewallet(ctx: Ctx, args: Args) -> RpcResult {
-    select::unique_name(&ctx, &args, 0)?;
-    Err(RpcError::wallet("Error: This wallet is already a descriptor wallet"))
+    let name = select::unique_name(&ctx, &args, 0)?;
+    let wallets = ctx.wallets()?;
+    let there = wallets.list().contains(&name) || wallets.list_dir().await?.iter().any(|wallet| wallet.name == name);
+    let text = if there { "Error: This wallet is already a descriptor wallet" } else { "Error: Wallet does not exist" };
+    Err(RpcError::wallet(text))
 }
 
 /// Core's text for an address that no external signer stands behind.

@@ -203,7 +203,7 @@ impl Wallet {
     /// Gives a transaction up, and all that spends from it, so that its coins are free again.
     pub fn abandon_transaction(&mut self, txid: Txid) -> Result<(), AbandonError> {
         let Some(record) = self.ledger.get(&txid) else { return Err(AbandonError::Unknown) };
-        if self.ledger.depth(record) != 0 || record.in_mempool() || record.is_abandoned() {
+        if self.ledger.depth(record) != 0 || record.in_mempool() {
             return Err(AbandonError::NotEligible);
         }
         self.ledger.update_recursively(txid, &self.keys, |record| {

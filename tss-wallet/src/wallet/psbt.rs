@@ -7,10 +7,10 @@
 
 use bitcoin::psbt::{Input, PsbtSighashType};
 use bitcoin::sighash::{EcdsaSighashType, SighashCache};
-use bitcoin::{Psbt, Transaction, TxOut};
+use bitcoin::{Psbt, ScriptBuf, Transaction, TxOut};
 use miniscript::descriptor::{DefiniteDescriptorKey, Descriptor};
 use miniscript::psbt::{PsbtExt, PsbtInputExt, PsbtOutputExt};
-use secp256k1::SECP256K1;
+use secp256k1::{PublicKey, SECP256K1};
 
 use super::Wallet;
 use super::keychain::{AddressType, KeyInfo};
@@ -195,12 +195,10 @@ impl Wallet {
             if choice.is_single() && index >= cache.transaction().output.len() {
                 continue;
             }
-            items.extend(shared_message(input, index, coin, cache, kind).map(|message| SigningItem {
-                input: index,
-                key,
-                message,
-                sighash: SighashKind::Ecdsa(kind),
-            }));
+            let certain = input.non_witness_utxo.is_some();
+            let found = shared_message(input, index, coin, cache, kind, certain);
+            let sighash = SighashKind::Ecdsa(kind);
+            items.extend(found.map(|(message, _)| SigningItem { input: index, key, message, sighash }));
         }
         Ok(items)
     }
@@ -247,21 +245,42 @@ pub fn extract(psbt: &Psbt) -> Option<Transaction> {
     Some(tx)
 }
 
-/// The sighash of a shared script, when the scripts shown are those the coin commits to.
+/// The sighash of a shared script, when the scripts shown are those the coin commits to. `certain`: so is its value, which
+/// a signature of the old kind would not show.
 fn shared_message(
     input: &Input,
     index: usize,
     coin: &TxOut,
     cache: &mut SighashCache<&Transaction>,
     kind: EcdsaSighashType,
-) -> Option<[u8; 32]> {
+    certain: bool,
+) -> Option<([u8; 32], ScriptBuf)> {
     let wrapped = input.redeem_script.as_ref().filter(|script| script.to_p2sh() == coin.script_pubkey);
     let outer = wrapped.unwrap_or(&coin.script_pubkey);
     if let Some(script) = input.witness_script.as_ref().filter(|script| script.to_p2wsh() == *outer) {
-        return Some(*cache.p2wsh_signature_hash(index, script, coin.value, kind).ok()?.as_ref());
+        let message = cache.p2wsh_signature_hash(index, script, coin.value, kind).ok()?;
+        return Some((*message.as_ref(), script.clone()));
     }
-    let script = wrapped.filter(|script| !script.is_witness_program() && input.non_witness_utxo.is_some())?;
-    Some(*cache.legacy_signature_hash(index, script, kind.to_u32()).ok()?.as_ref())
+    let script = wrapped.filter(|script| !script.is_witness_program() && certain)?;
+    let message = cache.legacy_signature_hash(index, script, kind.to_u32()).ok()?;
+    Some((*message.as_ref(), script.clone()))
+}
+
+/// What a key signs in an input whose script it shares with others, by a member that knows the coin itself; none unless
+/// the scripts shown are what the coin commits to and name the key.
+pub fn shared_sighash(
+    input: &Input,
+    index: usize,
+    coin: &TxOut,
+    cache: &mut SighashCache<&Transaction>,
+    kind: EcdsaSighashType,
+    key: &PublicKey,
+) -> Option<[u8; 32]> {
+    let (message, script) = shared_message(input, index, coin, cache, kind, true)?;
+    let key = key.serialize();
+    let named =
+        script.instructions().flatten().any(|part| part.push_bytes().is_some_and(|push| push.as_bytes() == key));
+    named.then_some(message)
 }
 
 fn describe_input(input: &mut Input, coin: TxOut, key: &KeyInfo, bip32_derivs: bool) {

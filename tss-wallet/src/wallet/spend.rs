@@ -10,7 +10,7 @@ pub mod mempool;
 mod params;
 mod select;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bitcoin::absolute::LockTime;
 use bitcoin::transaction::Version;
@@ -185,7 +185,9 @@ impl Wallet {
         let mut found = Vec::with_capacity(params.inputs.len());
         let outpoints: Vec<OutPoint> = params.inputs.iter().map(|preset| preset.outpoint).collect();
         let bumps = params.mempool.bump_fees(&outpoints, params.fee_rate);
-        for (preset, bump) in params.inputs.iter().zip(bumps) {
+        let mut seen = HashSet::new();
+        // A coin that is named twice is spent once.
+        for (preset, bump) in params.inputs.iter().zip(bumps).filter(|(preset, _)| seen.insert(preset.outpoint)) {
             let known = self.keys.scripts().txout(preset.outpoint).map(|(id, _)| *id);
             let own = known.and_then(|_| self.output(preset.outpoint).cloned());
             let parent = self.ledger.get(&preset.outpoint.txid).filter(|_| own.is_some());
@@ -199,7 +201,10 @@ impl Wallet {
                 }
             }
             let key = known.filter(|_| own.is_some()).and_then(key_of);
-            let prevout = own.or_else(|| preset.prevout.clone()).ok_or(SpendError::InputNotFound(preset.outpoint))?;
+            let prevout = own.or_else(|| preset.prevout.clone()).ok_or(match preset.sequence {
+                Some(_) => SpendError::InputNotFound(preset.outpoint),
+                None => SpendError::PresetNotFound(preset.outpoint),
+            })?;
             let spending = self.keys.spending(&prevout.script_pubkey);
             let spending = spending.or_else(|| params.solving.spending(&prevout.script_pubkey));
             let taproot = prevout.script_pubkey.is_p2tr().then(|| input_weight(AddressType::Bech32m));

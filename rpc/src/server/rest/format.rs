@@ -3,6 +3,7 @@
 use bitcoin::hex::FromHex;
 
 use super::hex_line;
+use crate::server::connection::url_decode;
 use crate::server::http1::Response;
 
 /// `.bin`, `.hex`, `.json`.
@@ -57,10 +58,10 @@ impl<'a> Query<'a> {
         Self(Some(text))
     }
 
-    /// The first value of a name.
+    /// The first value of a name; both may be percent-encoded.
     pub fn get(&self, name: &str) -> Option<String> {
         let pairs = self.0?.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-        pairs.into_iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
+        pairs.into_iter().find(|(key, _)| url_decode(key) == name).map(|(_, value)| url_decode(value))
     }
 }
 
@@ -74,6 +75,7 @@ mod tests {
         assert_eq!(Format::split("tx/aa"), ("tx/aa", None));
         let query = Query::new("count=5&verbose=true");
         assert_eq!(query.get("verbose").as_deref(), Some("true"));
+        assert_eq!(Query::new("co%75nt=%32").get("count").as_deref(), Some("2"));
         assert_eq!(query.get("other"), None);
         assert_eq!(Query::new("%XY").get("a"), None);
     }

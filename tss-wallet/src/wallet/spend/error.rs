@@ -22,6 +22,9 @@ pub enum SpendError {
     Nothing,
     #[error("Unable to find UTXO for external input")]
     InputNotFound(OutPoint),
+    /// One that was not named among the inputs, but by its weight.
+    #[error("Not found pre-selected input {}", shown(.0))]
+    PresetNotFound(OutPoint),
     #[error("Not solvable pre-selected input {}", shown(.0))]
     InputNotSolvable(OutPoint),
     #[error("Can't spend unconfirmed version 3 pre-selected input with a version {0} tx")]
