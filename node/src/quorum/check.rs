@@ -304,14 +304,16 @@ fn shared_item(
     key: KeyInfo,
 ) -> Result<CheckedItem, Refusal> {
     let index = item.input as usize;
+    let shown = psbt.inputs.get(index).filter(|input| input.redeem_script.is_some() || input.witness_script.is_some());
+    let shown = shown.filter(|_| key.address_type() != AddressType::Bech32m);
+    let shown = shown.ok_or(Refusal::OtherScript(item.input))?;
     let kind = EcdsaSighashType::from_standard(u32::from(item.sighash)).ok();
     let kind = kind.ok_or(Refusal::SighashType(item.input))?;
     let single = matches!(kind, EcdsaSighashType::Single | EcdsaSighashType::SinglePlusAnyoneCanPay);
     if single && index >= psbt.unsigned_tx.output.len() {
         return Err(Refusal::SighashType(item.input));
     }
-    let shown = psbt.inputs.get(index).filter(|_| key.address_type() != AddressType::Bech32m);
-    let message = shown.and_then(|input| shared_sighash(input, index, output, cache, kind, &key.public_key));
+    let message = shared_sighash(shown, index, output, cache, kind, &key.public_key);
     let message = message.ok_or(Refusal::OtherScript(item.input))?;
     let sighash = SighashKind::Ecdsa(kind);
     let to_sign = Some(SigningItem { input: index, key: key.clone(), message, sighash });

@@ -405,6 +405,14 @@ impl Keychains {
         self.derive(KeyId { chain: chain.id, index: *index }).filter(|info| info.public_key == *key)
     }
 
+    /// The key that a public key is, among those whose scripts are watched; taproot's are never seen as they are.
+    pub fn key_by_public(&self, key: &PublicKey) -> Option<KeyInfo> {
+        let key = CompressedPublicKey(*key);
+        let program = ScriptBuf::new_p2wpkh(&key.wpubkey_hash());
+        let scripts = [ScriptBuf::new_p2sh(&program.script_hash()), ScriptBuf::new_p2pkh(&key.pubkey_hash()), program];
+        scripts.iter().find_map(|script| self.info_of(script))
+    }
+
     /// The index of scripts and of the outputs that pay to them.
     pub fn scripts(&self) -> &SpkTxOutIndex<ScriptId> {
         &self.scripts

@@ -173,7 +173,7 @@ impl Wallet {
         Ok(())
     }
 
-    /// What is ours to sign in an input whose script is shared: each listed key that has our origin.
+    /// What is ours to sign in an input whose script is shared: each listed key that is ours.
     fn shared_items(
         &self,
         input: &mut Input,
@@ -185,7 +185,11 @@ impl Wallet {
         let keys: Vec<KeyInfo> = input
             .bip32_derivation
             .iter()
-            .filter_map(|(key, (fingerprint, path))| self.keys.key_by_origin(*fingerprint, path, key))
+            .filter_map(|(key, (fingerprint, path))| {
+                // Whoever made the script may have known no more of the key than its bytes.
+                let by_origin = self.keys.key_by_origin(*fingerprint, path, key);
+                by_origin.or_else(|| self.keys.key_by_public(key))
+            })
             .filter(|key| !already_signed(input, key))
             .collect();
         let mut items = Vec::new();

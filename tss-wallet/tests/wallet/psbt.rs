@@ -1,9 +1,13 @@
 //! PSBTs: filled, signed, made final, and refused.
 
-use bitcoin::TxOut;
-use bitcoin::psbt::PsbtSighashType;
+use bitcoin::absolute::LockTime;
+use bitcoin::psbt::{Input, PsbtSighashType};
+use bitcoin::secp256k1::{PublicKey, SECP256K1, SecretKey};
+use bitcoin::sighash::SighashCache;
+use bitcoin::transaction::Version;
+use bitcoin::{Amount, EcdsaSighashType, ScriptBuf, Transaction, TxIn, TxOut};
 use tss_wallet::wallet::keychain::AddressType;
-use tss_wallet::wallet::psbt::{PsbtError, coins_of, extract, is_complete};
+use tss_wallet::wallet::psbt::{PsbtError, coins_of, extract, is_complete, shared_sighash};
 use tss_wallet::wallet::signing::SighashChoice;
 
 use crate::support::{BTC, Scene, nowhere, scripts_hold, to};
@@ -147,5 +151,47 @@ fn a_key_of_ours_in_a_shared_script_signs_its_part() {
             .insert(bitcoin::PublicKey::new(theirs.public_key()), bitcoin::ecdsa::Signature::sighash_all(second));
         miniscript::psbt::PsbtExt::finalize_mut(&mut psbt, secp256k1::SECP256K1).unwrap();
         assert_eq!(scripts_hold(&extract(&psbt).unwrap(), &parent.output), Ok(()), "{shape}");
+    }
+}
+
+#[test]
+fn a_shared_script_is_signed_for_only_if_the_coin_commits_to_it_and_it_names_the_key() {
+    let [ours, theirs, other] =
+        [1_u8, 2, 3].map(|byte| SecretKey::from_slice(&[byte; 32]).unwrap().public_key(SECP256K1));
+    let script = |keys: [PublicKey; 2]| {
+        let mut script = bitcoin::script::Builder::new().push_int(2);
+        for key in keys {
+            script = script.push_key(&bitcoin::PublicKey::new(key));
+        }
+        script.push_int(2).push_opcode(bitcoin::opcodes::all::OP_CHECKMULTISIG).into_script()
+    };
+    let (named, unnamed) = (script([ours, theirs]), script([other, theirs]));
+    let tx = Transaction {
+        version: Version::TWO,
+        lock_time: LockTime::ZERO,
+        input: vec![TxIn::default()],
+        output: vec![TxOut { value: Amount::from_sat(1), script_pubkey: ScriptBuf::new() }],
+    };
+    let sign = |shown: Input, coin: ScriptBuf| {
+        let coin = TxOut { value: Amount::from_sat(1_000), script_pubkey: coin };
+        let mut cache = SighashCache::new(&tx);
+        let all = EcdsaSighashType::All;
+        shared_sighash(&shown, 0, &coin, &mut cache, all, &ours)
+    };
+    let witness = |script: &ScriptBuf| Input { witness_script: Some(script.clone()), ..Default::default() };
+    let redeem = |script: &ScriptBuf| Input { redeem_script: Some(script.clone()), ..Default::default() };
+    let wrapped = Input { redeem_script: Some(named.to_p2wsh()), ..witness(&named) };
+    assert!(sign(witness(&named), named.to_p2wsh()).is_some());
+    assert!(sign(redeem(&named), named.to_p2sh()).is_some());
+    assert_eq!(sign(wrapped, named.to_p2wsh().to_p2sh()), sign(witness(&named), named.to_p2wsh()));
+    assert_ne!(sign(redeem(&named), named.to_p2sh()), sign(witness(&named), named.to_p2wsh()));
+    for (shown, coin) in [
+        (witness(&unnamed), unnamed.to_p2wsh()),
+        (witness(&named), unnamed.to_p2wsh()),
+        (redeem(&named), unnamed.to_p2sh()),
+        (redeem(&named), named.clone()),
+        (Input::default(), named.to_p2wsh()),
+    ] {
+        assert_eq!(sign(shown, coin), None);
     }
 }

@@ -120,6 +120,13 @@ fn refusals_are_in_cores_words() {
         ),
         (
             SpendParams { inputs: vec![preset(OutPoint::null())], ..to(&[(nowhere(1), BTC / 10)]) },
+            "Not found pre-selected input COutPoint(0000000000, 4294967295)",
+        ),
+        (
+            SpendParams {
+                inputs: vec![PresetInput { sequence: Some(Sequence::MAX), ..preset(OutPoint::null()) }],
+                ..to(&[(nowhere(1), BTC / 10)])
+            },
             "Unable to find UTXO for external input",
         ),
         (
