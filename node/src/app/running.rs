@@ -29,6 +29,8 @@ use crate::{cosigner_options, p2p_options, proxy_options, rpc_options};
 
 /// How long tasks that ignore the end may run on.
 pub const LAST_TASKS: Duration = Duration::from_secs(5);
+/// `-rpcthreads` may ask for more calls at once than the system has threads; brief calls above this many wait.
+const MAX_RPC_THREADS: usize = 256;
 /// The network is told the height for co-signers' hellos before it can know it.
 const UNKNOWN_HEIGHT: u32 = 0;
 
@@ -146,11 +148,11 @@ impl Node {
         runtime: &Runtime,
         config: keyless_rpc::server::Config,
     ) -> Result<(Runtime, Server), String> {
-        // As many calls run at once as were asked for; one thread more still answers the others.
+        // As many brief calls wait for the kernel at once as calls were asked for; one thread more answers the others.
         let threads = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .thread_name("rpc")
-            .worker_threads(config.threads + 1)
+            .worker_threads(config.threads.min(MAX_RPC_THREADS) + 1)
             .build()
             .map_err(|error| format!("cannot start threads: {error}"))?;
         match threads.block_on(Server::start(config, self.services(args), runtime.handle().clone())) {
