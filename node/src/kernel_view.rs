@@ -16,7 +16,7 @@ use tss_wallet::wallet::signing::PrevCoin;
 use tss_wallet::wallet::spend::fees::FeeRate as PerKvb;
 
 use crate::wallets::chain_view::{
-    Ancestry, BlockFacts, BlockRef, ChainView, Estimate, MempoolEntry, MempoolRefusal, Tested,
+    Ancestry, BlockFacts, BlockRef, ChainView, Estimate, MempoolEntry, MempoolRefusal, PoolMark, Tested,
 };
 
 /// Core's reason when signatures or scripts alone fail; everything else is checked before them.
@@ -198,6 +198,11 @@ impl ChainView for KernelView {
             Ok(Acceptance::Rejected(rejection)) => Tested::Refused(rejection.to_string()),
             Err(error) => Tested::Refused(error.to_string()),
         }
+    }
+
+    fn pool_mark(&self) -> PoolMark {
+        let sequence = self.kernel.mempool_info().map_or(0, |info| info.sequence);
+        PoolMark { tip: self.tip().hash, sequence }
     }
 
     fn estimate_fee(&self, target_blocks: u32, conservative: bool) -> Option<Estimate> {

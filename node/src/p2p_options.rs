@@ -113,6 +113,9 @@ fn binds(args: &Args, default_port: u16) -> Result<Vec<Bind>, OptionError> {
         };
         let default = if onion { port.saturating_add(1) } else { port };
         let address = Args::numeric_address(text, default).ok_or_else(|| cannot_resolve("bind", &value))?;
+        if !onion {
+            warn_of_bad_port(args, "-bind", address.port());
+        }
         binds.push(Bind { address, permissions: None, onion });
     }
     for value in args.get_all("-whitebind") {
@@ -123,6 +126,9 @@ fn binds(args: &Args, default_port: u16) -> Result<Vec<Bind>, OptionError> {
         binds.push(Bind { address, permissions: Some(permissions), onion: false });
     }
     if binds.is_empty() {
+        if args.is_set("-port") {
+            warn_of_bad_port(args, "-port", port);
+        }
         binds.push(Bind::plain(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))));
         binds.push(Bind::plain(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))));
     }
@@ -137,6 +143,15 @@ fn binds(args: &Args, default_port: u16) -> Result<Vec<Bind>, OptionError> {
         )));
     }
     Ok(binds)
+}
+
+fn warn_of_bad_port(args: &Args, option: &str, port: u16) {
+    if Args::is_bad_port(port) {
+        args.init_warning(&format!(
+            "{option} request to listen on port {port}. This port is considered \"bad\" and thus it is unlikely that any \
+             peer will connect to it. See doc/p2p-bad-ports.md for details and a full list."
+        ));
+    }
 }
 
 fn first_duplicate(binds: &[Bind]) -> Option<SocketAddr> {

@@ -30,17 +30,30 @@ pub struct Quorum {
 impl Quorum {
     /// Makes and starts `n` members of a quorum with the given threshold, connected as co-signers and as Bitcoin peers.
     pub fn start(threshold: usize, n: usize, discovery: Discovery) -> Self {
-        let mut quorum = Self::configured(threshold, n, discovery);
-        for member in &mut quorum.members {
+        Self::configured(threshold, n, discovery).started()
+    }
+
+    /// With one more line in every member's configuration.
+    pub fn conf(mut self, line: &str) -> Self {
+        for member in &mut self.members {
+            member.options.conf.push(line.to_owned());
+            member.configure();
+        }
+        self
+    }
+
+    /// With all members started and connected.
+    pub fn started(mut self) -> Self {
+        for member in &mut self.members {
             member.spawn();
         }
-        for member in &mut quorum.members {
+        for member in &mut self.members {
             member.wait_ready();
         }
-        for m in 0..n {
-            quorum.wait_connected(m);
+        for m in 0..self.members.len() {
+            self.wait_connected(m);
         }
-        quorum
+        self
     }
 
     /// The members, configured and not started.

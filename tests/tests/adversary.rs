@@ -331,6 +331,17 @@ fn a_malicious_coordinator_gets_no_signature_outside_the_policies() {
         });
         assert_eq!(outcome, Outcome::Refused(Refusal::Policy(Denial::NoRule)));
         wallet.call("setsigningpolicy", json!([strict()]));
+        // So does its mempool: the block that made the coin goes meanwhile.
+        let block = wallet.call("gettransaction", json!([coins[2].outpoint.txid]))["blockhash"].clone();
+        let topic = rogue.topic();
+        let outcome = rogue.ask(to, &topic, &request, &items, &mut |round| {
+            if round == last {
+                wallet.call("invalidateblock", json!([block]));
+            }
+        });
+        let gone = Refusal::Mempool("bad-txns-inputs-missingorspent".to_owned());
+        assert_eq!(outcome, Outcome::Refused(gone));
+        wallet.call("reconsiderblock", json!([block]));
     }
     for index in [0, 1] {
         let check = quorum.wallet(index, "w").call("verifyauditlog", json!([]));

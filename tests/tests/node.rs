@@ -241,6 +241,7 @@ fn options_are_refused_as_bitcoind_refuses_them() {
             &["-cosignerdiscovery=smoke", "-cosignerbind=/ip4/127.0.0.1/tcp/0"],
             "Error: Unknown -cosignerdiscovery value: 'smoke'",
         ),
+        (&["-walletpsbtversion=1"], "Error: Invalid -walletpsbtversion value '1': use 0 or 2"),
         (&["-signingtimeout=0"], "Error: Invalid -signingtimeout value '0'"),
         (&["-signingtimeout=soon"], "Error: Invalid -signingtimeout value 'soon'"),
         (&["-rpcallowip=zz"], "Error: Invalid -rpcallowip subnet specification: zz. Valid values are"),
@@ -364,7 +365,10 @@ fn bad_requests_get_cores_errors() {
         ("getbalance", json!(["*", "x"]), -3, "JSON value of type string is not of expected type number"),
         ("getwalletinfo", json!([]), -18, "No wallet is loaded."),
         ("loadwallet", json!(["nosuchwallet"]), -18, "Path does not exist"),
+        ("loadwallet", json!([""]), -18, "/wallets'. Data is not in recognized format."),
+        ("loadwallet", json!(["notes"]), -18, "/wallets/notes'. Data is not in recognized format."),
     ];
+    std::fs::write(node.net_dir().join("wallets/notes"), "no wallet").unwrap();
     for (method, params, code, text) in cases {
         let failure = node.fail(method, params.clone());
         assert_eq!(failure.code, code, "{method} {params}: {failure}");

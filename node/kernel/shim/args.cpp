@@ -64,6 +64,7 @@ const Option WALLET_OPTIONS[]{
     {"-walletcrosschain", "Allow reusing wallet files across chains (default: 0)", ANY | ArgsManager::DEBUG_ONLY},
     {"-walletdir=<dir>", "Specify directory to hold wallets (default: <datadir>/wallets)", ANY | ArgsManager::NETWORK_ONLY},
     {"-walletnotify=<cmd>", "Execute command when a wallet transaction changes. %s in cmd is replaced by TxID, %w by wallet name, %b by the hash of the block including the transaction, %h by its height", ANY},
+    {"-walletpsbtversion=<n>", "The version of the PSBTs that wallet calls make when they name none: 2, or 0 for programs that do not read BIP370 (default: 2)", ANY},
     {"-walletrbf", "Send transactions with full-RBF opt-in enabled (RPC only, default: 1)", ANY},
     {"-walletrejectlongchains", "Wallet will not create transactions that violate mempool chain limits (default: 1)", ANY | ArgsManager::DEBUG_ONLY},
 };
@@ -308,6 +309,12 @@ kl_buf kl_args_numeric_address(kl_in text, uint16_t default_port)
         out.boolean(numeric);
         if (numeric) out.text(found->ToStringAddrPort());
     });
+}
+
+//! Whether browsers and others never connect to a port, so that hardly any peer will.
+kl_buf kl_args_bad_port(uint16_t port)
+{
+    return Answer([&](Writer& out) { out.boolean(IsBadPort(port)); });
 }
 
 kl_buf kl_args_path(int which)

@@ -39,6 +39,7 @@ kl_buf kl_args_soft_set(kl_in name, kl_in value);
 kl_buf kl_args_force_set(kl_in name, kl_in value);
 kl_buf kl_args_path(int which);
 kl_buf kl_args_numeric_address(kl_in text, uint16_t default_port);
+kl_buf kl_args_bad_port(uint16_t port);
 kl_buf kl_args_chain();
 kl_buf kl_settings_read(kl_in name);
 kl_buf kl_settings_write(kl_in name, kl_in json);

@@ -108,6 +108,11 @@ impl Args {
             .ok()
     }
 
+    /// Whether hardly any peer will connect to a port, as Core's `IsBadPort` has it.
+    pub fn is_bad_port(port: u16) -> bool {
+        read(ffi::kl_args_bad_port(port), |f| f.bool()).unwrap_or(false)
+    }
+
     /// The chain that was chosen.
     pub fn chain(&self) -> Network {
         match self.chain_name().as_str() {

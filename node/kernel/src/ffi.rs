@@ -71,6 +71,7 @@ unsafe extern "C" {
     pub(crate) safe fn kl_args_force_set(name: Bytes<'_>, value: Bytes<'_>) -> Buffer;
     pub(crate) safe fn kl_args_path(which: c_int) -> Buffer;
     pub(crate) safe fn kl_args_numeric_address(text: Bytes<'_>, default_port: u16) -> Buffer;
+    pub(crate) safe fn kl_args_bad_port(port: u16) -> Buffer;
     pub(crate) safe fn kl_args_chain() -> Buffer;
     pub(crate) safe fn kl_settings_read(name: Bytes<'_>) -> Buffer;
     pub(crate) safe fn kl_settings_write(name: Bytes<'_>, json: Bytes<'_>) -> Buffer;

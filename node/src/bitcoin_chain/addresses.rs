@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use keyless_kernel::Args;
 use keyless_kernel::addresses::{self as kernel, ChosenAddress};
 use keyless_p2p::bitcoin::{
     AddressBook, AddressSource, Gossip, Net, NetAddr, Nets, decode_addresses, encode_addresses,
@@ -88,6 +89,10 @@ impl AddressBook for KernelChain {
 
     fn mapped_as(&self, address: &NetAddr) -> Option<u32> {
         Some(or_empty(self.kernel.address_mapped_as(&one(address)))).filter(|number| *number != 0)
+    }
+
+    fn is_bad_port(&self, port: u16) -> bool {
+        Args::is_bad_port(port)
     }
 
     fn fixed_seeds(&self) -> Vec<Gossip> {

@@ -128,6 +128,11 @@ impl Guard {
         self.state().policy.clone()
     }
 
+    /// Whether the policy wants this member's mempool to take what is signed.
+    pub fn wants_acceptance(&self) -> bool {
+        self.state().policy.policy.as_ref().is_some_and(|policy| policy.test_acceptance)
+    }
+
     /// Puts a policy in force; durable when this returns. Gives its version.
     pub fn set_policy(&self, policy: Policy, now: u64) -> Result<u64, HoldingError> {
         let mut state = self.state();

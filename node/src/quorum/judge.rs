@@ -19,7 +19,7 @@ use super::fence;
 use super::guard::Decision;
 use super::holding::Holding;
 use super::refusal::Refusal;
-use crate::wallets::chain_view::Tested;
+use crate::wallets::chain_view::{PoolMark, Tested};
 
 /// A parent that was sent a moment ago may not have arrived here yet.
 const PARENT_PATIENCE: Duration = Duration::from_millis(800);
@@ -59,13 +59,24 @@ pub fn facts(core: &Core, coordinator: MemberId, checked: &Checked) -> Facts {
     }
 }
 
-/// Whether Core's own rules let the transaction into this member's mempool, its signatures aside.
-fn acceptable(core: &Core, checked: &Checked) -> Result<(), Refusal> {
-    let Some(dummy) = &checked.dummy else { return Ok(()) };
+/// A request that was allowed, and what that rests on.
+#[derive(Debug, Clone)]
+pub struct Allowed {
+    facts: Facts,
+    /// The moment when this member's mempool would have taken the transaction.
+    acceptable_at: Option<PoolMark>,
+}
+
+/// Whether Core's own rules let the transaction into this member's mempool, its signatures aside. Gives the moment that
+/// the answer is true of.
+fn acceptable(core: &Core, checked: &Checked) -> Result<PoolMark, Refusal> {
     let deadline = Instant::now() + PARENT_PATIENCE;
     loop {
+        // Read before the test: a change during it makes another mark.
+        let mark = core.chain().pool_mark();
+        let Some(dummy) = &checked.dummy else { return Ok(mark) };
         match core.chain().test_accept(dummy) {
-            Tested::Accepted | Tested::ScriptsFail => return Ok(()),
+            Tested::Accepted | Tested::ScriptsFail => return Ok(mark),
             Tested::MissingInputs if Instant::now() < deadline => std::thread::sleep(PARENT_POLL),
             Tested::MissingInputs => return Err(Refusal::Mempool("bad-txns-inputs-missingorspent".to_owned())),
             Tested::Refused(reason) => return Err(Refusal::Mempool(reason)),
@@ -73,27 +84,24 @@ fn acceptable(core: &Core, checked: &Checked) -> Result<(), Refusal> {
     }
 }
 
-fn wants_acceptance(holding: &Holding) -> bool {
-    holding.guard().policy().policy.is_some_and(|policy| policy.test_acceptance)
-}
-
 /// Decides. Whatever comes out is in the log; a yes is durable once the guard has settled.
-pub fn decide(core: &Core, holding: &Holding, asking: &Asking, checked: &Checked) -> Result<Facts, Refusal> {
+pub fn decide(core: &Core, holding: &Holding, asking: &Asking, checked: &Checked) -> Result<Allowed, Refusal> {
     if holding.is_fenced() {
         return Err(Refusal::Fenced);
     }
     let facts = facts(core, asking.coordinator, checked);
     let entry = entry(core, asking, checked);
-    if wants_acceptance(holding)
-        && let Err(refusal) = acceptable(core, checked)
-    {
-        let refused = Entry { outcome: "refuse".to_owned(), detail: format!("{}; {refusal}", entry.detail), ..entry };
-        note(holding, &refused);
-        return Err(refusal);
-    }
+    let acceptable_at = match holding.guard().wants_acceptance().then(|| acceptable(core, checked)).transpose() {
+        Ok(mark) => mark,
+        Err(refusal) => {
+            let detail = format!("{}; {refusal}", entry.detail);
+            note(holding, &Entry { outcome: "refuse".to_owned(), detail, ..entry });
+            return Err(refusal);
+        }
+    };
     let question = question(core, holding, asking, checked);
     match holding.guard().decide(&facts, entry, question) {
-        Ok(Decision::Sign) => Ok(facts),
+        Ok(Decision::Sign) => Ok(Allowed { facts, acceptable_at }),
         Ok(Decision::Refuse(denial)) => Err(Refusal::Policy(denial)),
         Ok(Decision::Wait(asked)) => {
             if asked.opened {
@@ -110,9 +118,9 @@ pub fn decide(core: &Core, holding: &Holding, asking: &Asking, checked: &Checked
     }
 }
 
-/// The last look before a share leaves: the policy of now still says yes.
-pub fn release(core: &Core, holding: &Holding, facts: &Facts, checked: &Checked) -> Result<(), Refusal> {
-    let now = self::facts(core, facts.coordinator, checked);
+/// The last look before a share leaves: the policy of now still says yes, and so does the mempool.
+pub fn release(core: &Core, holding: &Holding, allowed: &Allowed, checked: &Checked) -> Result<(), Refusal> {
+    let now = facts(core, allowed.facts.coordinator, checked);
     holding.guard().still(&now).map_err(Refusal::Policy)?;
     let me = core.me();
     if holding.suspended().contains(&me) {
@@ -121,12 +129,15 @@ pub fn release(core: &Core, holding: &Holding, facts: &Facts, checked: &Checked)
     if holding.is_fenced() {
         return Err(Refusal::Fenced);
     }
-    if wants_acceptance(holding) { acceptable(core, checked) } else { Ok(()) }
+    if holding.guard().wants_acceptance() && allowed.acceptable_at != Some(core.chain().pool_mark()) {
+        acceptable(core, checked)?;
+    }
+    Ok(())
 }
 
 /// What would be decided, with nothing written: the verdict, or what stands before the policy.
 pub fn would(core: &Core, holding: &Holding, checked: &Checked) -> Result<Verdict, Refusal> {
-    if wants_acceptance(holding) {
+    if holding.guard().wants_acceptance() {
         acceptable(core, checked)?;
     }
     Ok(holding.guard().would(&facts(core, core.me(), checked)))

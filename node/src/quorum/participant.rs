@@ -9,7 +9,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tss_wallet::policy::Facts;
 use tss_wallet::sign::Verdict;
 use tss_wallet::wallet::keychain::AddressType;
 use tss_wallet::{
@@ -23,7 +22,7 @@ use super::core::incoming::Opening;
 use super::error::peer_name;
 use super::fence;
 use super::holding::Holding;
-use super::judge::{self, Asking};
+use super::judge::{self, Allowed, Asking};
 use super::link::{Heard, Link};
 use super::refusal::Refusal;
 use super::sessions::{OpenError, SessionKind};
@@ -165,10 +164,10 @@ fn take_part(core: &Core, holding: &Holding, from: MemberId, topic: Topic, asked
         agreed: request.agreed.iter().filter_map(|index| PartyIndex::new(*index).ok()).collect(),
         approval_seconds: u64::from(request.approval_seconds),
     };
-    let facts = judge::decide(core, holding, &asking, &checked)?;
+    let allowed = judge::decide(core, holding, &asking, &checked)?;
     let params = SignParams { session: topic.session, signers, items, banned };
     let patience = Duration::from_millis(u64::from(request.patience_ms)).min(MAX_PATIENCE);
-    let part = Part { core, holding, link: &link, asking: &asking, facts: &facts, checked: &checked };
+    let part = Part { core, holding, link: &link, asking: &asking, allowed: &allowed, checked: &checked };
     let signed = if request.nonces.is_empty() {
         run(part, &params, patience)?
     } else {
@@ -187,13 +186,13 @@ struct Part<'a> {
     holding: &'a Holding,
     link: &'a Link<'a>,
     asking: &'a Asking,
-    facts: &'a Facts,
+    allowed: &'a Allowed,
     checked: &'a Checked,
 }
 
 /// True if this member did its whole part.
 fn run(part: Part<'_>, params: &SignParams, patience: Duration) -> Result<bool, Refusal> {
-    let Part { core, holding, link, asking, facts, checked } = part;
+    let Part { core, holding, link, asking, allowed, checked } = part;
     let coordinator = asking.coordinator;
     let deadline = Instant::now() + patience;
     let items = u32::try_from(params.items.len()).unwrap_or(u32::MAX).min(2_000);
@@ -218,7 +217,7 @@ fn run(part: Part<'_>, params: &SignParams, patience: Duration) -> Result<bool, 
                     match session.receive(index, &body.0) {
                         Ok(outgoing) => {
                             if session.gives_share() {
-                                judge::release(core, holding, facts, checked)?;
+                                judge::release(core, holding, allowed, checked)?;
                             }
                             post(link, holding, outgoing);
                         }

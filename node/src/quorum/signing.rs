@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keyless_p2p::cosigners::peer_id_of;
-use tss_wallet::policy::Facts;
 use tss_wallet::sign::{MAX_ECDSA_ITEMS, Verdict};
 use tss_wallet::{Epoch, MemberId, PartyIndex, SessionId, SignError, SignParams, Signature, SigningSession};
 
@@ -27,7 +26,7 @@ use super::coins::TakenCoins;
 use super::core::Core;
 use super::error::{Missing, MissingList, QuorumError};
 use super::holding::Holding;
-use super::judge::{self, Asking};
+use super::judge::{self, Allowed, Asking};
 use super::link::{Heard, Link};
 use super::participant::{PER_SESSION, members_of, needs_ecdsa, note_failure, post, sign_items};
 use super::refusal::Refusal;
@@ -171,11 +170,11 @@ impl Request<'_> {
             _ => None,
         };
         let mut field = Field::default();
-        let facts = self.own_decision()?;
+        let allowed = self.own_decision()?;
         let one_round = !needs_ecdsa(&sign_items(&self.checked));
         loop {
             let tried =
-                if one_round { self.roast(&mut field, &facts).map(Some) } else { self.one_set(&mut field, &facts) };
+                if one_round { self.roast(&mut field, &allowed).map(Some) } else { self.one_set(&mut field, &allowed) };
             match tried {
                 Ok(Some(signatures)) => {
                     coins.iter_mut().for_each(TakenCoins::signed);
@@ -189,12 +188,12 @@ impl Request<'_> {
     }
 
     /// One attempt with the signers of now; none if others are to be tried.
-    fn one_set(&self, field: &mut Field, facts: &Facts) -> Result<Option<Vec<Signature>>, QuorumError> {
+    fn one_set(&self, field: &mut Field, allowed: &Allowed) -> Result<Option<Vec<Signature>>, QuorumError> {
         let partners = self.choose(field)?;
         if Instant::now() >= self.deadline.get() {
             return Err(self.timed_out(field));
         }
-        match self.attempt(&partners, facts) {
+        match self.attempt(&partners, allowed) {
             Ok(signatures) => return Ok(Some(signatures)),
             Err(Failure::Final(error)) => return Err(error),
             Err(Failure::Pair(one, other)) => field.apart(one, other),
@@ -228,10 +227,10 @@ impl Request<'_> {
     }
 
     /// This node's own yes; waits for its operator where the policy says so.
-    fn own_decision(&self) -> Result<Facts, QuorumError> {
+    fn own_decision(&self) -> Result<Allowed, QuorumError> {
         loop {
             match judge::decide(self.core, self.holding, &self.asking(None), &self.checked) {
-                Ok(facts) => return Ok(facts),
+                Ok(allowed) => return Ok(allowed),
                 Err(Refusal::NeedsApproval) => {
                     let me = Missing::refused(self.core.me(), &Refusal::NeedsApproval);
                     let missing = MissingList(vec![me]);
@@ -378,7 +377,7 @@ impl Request<'_> {
     }
 
     /// One session with these partners.
-    fn attempt(&self, partners: &[MemberId], facts: &Facts) -> Result<Vec<Signature>, Failure> {
+    fn attempt(&self, partners: &[MemberId], allowed: &Allowed) -> Result<Vec<Signature>, Failure> {
         let Self { core, holding, .. } = *self;
         let topic = core.fresh_topic(holding.wallet(), holding.epoch());
         let mut signers: Vec<PartyIndex> = partners.iter().filter_map(|member| holding.index_of(member)).collect();
@@ -389,7 +388,7 @@ impl Request<'_> {
         info.txid = self.checked.txid;
         let inbox = core.sessions.open(info).map_err(|_| Failure::Final(QuorumError::Busy))?;
         let link = Link::new(core, topic, inbox, partners.iter().copied());
-        let result = self.drive(&link, &topic, signers, facts);
+        let result = self.drive(&link, &topic, signers, allowed);
         if result.is_err() {
             link.send_all(0, &Message::Refuse(Refusal::Aborted("the attempt failed".to_owned())));
         }
@@ -401,7 +400,7 @@ impl Request<'_> {
         link: &Link<'_>,
         topic: &Topic,
         signers: Vec<PartyIndex>,
-        facts: &Facts,
+        allowed: &Allowed,
     ) -> Result<Vec<Signature>, Failure> {
         let Self { core, holding, .. } = *self;
         let items = sign_items(&self.checked);
@@ -435,7 +434,7 @@ impl Request<'_> {
                         match session.receive(index, &body.0) {
                             Ok(outgoing) => {
                                 if session.gives_share() {
-                                    judge::release(core, holding, facts, &self.checked).map_err(own_refusal)?;
+                                    judge::release(core, holding, allowed, &self.checked).map_err(own_refusal)?;
                                 }
                                 gone(core, post(link, holding, outgoing))?;
                             }

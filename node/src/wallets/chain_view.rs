@@ -51,6 +51,14 @@ pub struct MempoolEntry {
 #[error("{0}")]
 pub struct MempoolRefusal(pub String);
 
+/// The chain and the mempool of one moment. Test acceptance answers the same as long as the mark does not change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolMark {
+    pub tip: BlockHash,
+    /// Grows with every change of the mempool but those by blocks.
+    pub sequence: u64,
+}
+
 /// What the mempool would say to a transaction, with nothing changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tested {
@@ -118,6 +126,8 @@ pub trait ChainView: Send + Sync + 'static {
 
     /// Core's test acceptance.
     fn test_accept(&self, transaction: &Transaction) -> Tested;
+    /// What test acceptance rests on.
+    fn pool_mark(&self) -> PoolMark;
 
     /// Core's smart fee estimate.
     fn estimate_fee(&self, target_blocks: u32, conservative: bool) -> Option<Estimate>;

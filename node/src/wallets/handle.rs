@@ -68,6 +68,7 @@ impl WalletHandle for Handle {
             signal_rbf: self.0.options.signal_rbf,
             max_tx_fee: self.0.options.max_tx_fee,
             dust_relay_rate: FeeRate { sat_per_kvb: self.0.options.dust_relay_fee.0 },
+            psbt_version: self.0.options.psbt_version,
             devquorum,
         }
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bitcoin::{Amount, Denomination, Network};
 use keyless_kernel::Args;
 use keyless_p2p::cosigners::{Identity, public_key_of};
+use keyless_rpc::wallet::backend::PsbtVersion;
 use tss_wallet::MemberId;
 use tss_wallet::wallet::keychain::AddressType;
 use tss_wallet::wallet::spend::fees::FeeRate;
@@ -68,6 +69,8 @@ pub struct WalletOptions {
     pub address_type: AddressType,
     pub change_type: Option<AddressType>,
     pub signal_rbf: bool,
+    /// `-walletpsbtversion`: for calls that name none.
+    pub psbt_version: PsbtVersion,
     /// `-walletrejectlongchains`, `-limitancestorcount`, `-limitdescendantcount`.
     pub chain_limits: ChainLimits,
     /// `-walletnotify`.
@@ -154,6 +157,7 @@ impl WalletOptions {
             address_type: address_type(args, "-addresstype")?.unwrap_or(AddressType::Bech32),
             change_type: address_type(args, "-changetype")?,
             signal_rbf: args.get_bool("-walletrbf", true),
+            psbt_version: psbt_version(args)?,
             chain_limits: chain_limits(args),
             notify: args.get("-walletnotify").filter(|command| !command.is_empty()),
             broadcast: args.get_bool("-walletbroadcast", true),
@@ -258,6 +262,12 @@ fn to_load(args: &Args, wallets: &Path) -> Vec<String> {
         }
     }
     names
+}
+
+fn psbt_version(args: &Args) -> Result<PsbtVersion, String> {
+    let Some(text) = args.get("-walletpsbtversion") else { return Ok(PsbtVersion::default()) };
+    let version = text.parse().ok().and_then(PsbtVersion::numbered);
+    version.ok_or_else(|| format!("Invalid -walletpsbtversion value '{text}': use 0 or 2"))
 }
 
 fn amount_option(args: &Args, name: &str) -> Result<Option<Amount>, String> {

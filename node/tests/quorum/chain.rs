@@ -13,7 +13,7 @@ use bitcoin::{
     TxIn, TxMerkleNode, TxOut, Txid, Witness, transaction,
 };
 use keyless_node::wallets::chain_view::{
-    Ancestry, BlockFacts, BlockRef, ChainView, Estimate, MempoolEntry, MempoolRefusal, Tested,
+    Ancestry, BlockFacts, BlockRef, ChainView, Estimate, MempoolEntry, MempoolRefusal, PoolMark, Tested,
 };
 use keyless_node::wallets::{ChainFeed, FeedEvent};
 use tss_wallet::wallet::signing::PrevCoin;
@@ -24,6 +24,8 @@ struct State {
     blocks: Vec<Block>,
     coins: HashMap<OutPoint, TxOut>,
     mempool: BTreeMap<Txid, Transaction>,
+    /// Transactions that the mempool took.
+    changes: u64,
     feeds: Vec<ChainFeed>,
     startup: Vec<String>,
 }
@@ -263,6 +265,7 @@ impl ChainView for FakeChain {
             state.mempool.remove(&rival.compute_txid());
         }
         state.mempool.insert(transaction.compute_txid(), transaction.clone());
+        state.changes += 1;
         let feeds = state.feeds.clone();
         drop(state);
         for feed in &feeds {
@@ -293,6 +296,10 @@ impl ChainView for FakeChain {
             return Tested::Refused("txn-mempool-conflict".to_owned());
         }
         Tested::ScriptsFail
+    }
+
+    fn pool_mark(&self) -> PoolMark {
+        PoolMark { tip: self.tip().hash, sequence: self.state().changes }
     }
 
     fn estimate_fee(&self, _: u32, _: bool) -> Option<Estimate> {

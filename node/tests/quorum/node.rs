@@ -11,7 +11,9 @@ use keyless_node::wallets::{ChainView, WalletManager, WalletOptions};
 use keyless_p2p::cosigners::Identity;
 use keyless_p2p::cosigners::memory::Hub;
 use keyless_rpc::error::RpcError;
-use keyless_rpc::wallet::backend::{CreateWallet, Recipient, SendNote, SpendRequest, WalletHandle, Wallets};
+use keyless_rpc::wallet::backend::{
+    CreateWallet, PsbtVersion, Recipient, SendNote, SpendRequest, WalletHandle, Wallets,
+};
 use tempfile::TempDir;
 use tss_wallet::MemberId;
 use tss_wallet::wallet::keychain::AddressType;
@@ -32,6 +34,7 @@ pub fn options(dir: &Path, identity: Identity) -> WalletOptions {
         address_type: AddressType::Bech32,
         change_type: None,
         signal_rbf: true,
+        psbt_version: PsbtVersion::default(),
         chain_limits: ChainLimits::default(),
         notify: None,
         broadcast: true,

@@ -89,6 +89,22 @@ impl Search {
 }
 
 #[test]
+fn a_port_of_other_services_is_tried_when_no_other_is_left() {
+    let others = Node::with(|config| {
+        let address = |last: usize| format!("127.0.0.{last}:0").parse().unwrap();
+        config.binds = (2..8).map(|last| Bind::plain(address(last))).collect();
+    });
+    let seeker = Node::with(|config| config.outbound = Outbound::Automatic);
+    let search = Search { seeker, others, clock: wall() };
+    let addresses = search.addresses();
+    search.seeker.chain.set_bad_ports(addresses[..5].iter().map(SocketAddr::port));
+    search.learn(&addresses);
+    until("all are found", || search.full() == 6);
+    let first = search.seeker.handle.peers().into_iter().min_by_key(|peer| peer.id).unwrap();
+    assert_eq!(first.addr, addresses[5].to_string());
+}
+
+#[test]
 fn a_stale_tip_makes_the_node_try_one_more_full_peer_and_let_one_go_again() {
     let mut search = Search::complete(1);
     search.pass(16 * MINUTE);

@@ -54,6 +54,7 @@ struct State {
     orphans: Vec<(PeerId, Transaction)>,
     /// Addresses heard of.
     book: Vec<Gossip>,
+    bad_ports: HashSet<u16>,
     private: Private,
 }
 
@@ -95,6 +96,10 @@ impl Twin {
 
     pub fn set_time(&self, now: Duration) {
         self.lock().clock = Some(now);
+    }
+
+    pub fn set_bad_ports(&self, ports: impl Iterator<Item = u16>) {
+        self.lock().bad_ports.extend(ports);
     }
 
     /// Takes the chain up to a known header for the active one, without its blocks.

@@ -171,8 +171,31 @@ pub struct WalletSettings {
     pub max_tx_fee: Amount,
     /// `-dustrelayfee`.
     pub dust_relay_rate: FeeRate,
+    /// `-walletpsbtversion`.
+    pub psbt_version: PsbtVersion,
     /// `-devquorum`, where the co-signers are embedded in this process.
     pub devquorum: Option<(u16, u16)>,
+}
+
+/// In which form a wallet makes PSBTs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PsbtVersion {
+    /// BIP174; all that many libraries read.
+    Zero,
+    /// BIP370.
+    #[default]
+    Two,
+}
+
+impl PsbtVersion {
+    /// None for a version that there is not.
+    pub fn numbered(number: i64) -> Option<Self> {
+        match number {
+            0 => Some(Self::Zero),
+            2 => Some(Self::Two),
+            _ => None,
+        }
+    }
 }
 
 /// Whether this member's share needs a passphrase, and has it.

@@ -52,10 +52,8 @@ async fn bump(ctx: Ctx, args: Args, want_psbt: bool) -> RpcResult {
     let fee = params::fee_choice(target, options.member("estimate_mode"), options.member("fee_rate"), false)?;
     let outputs = outputs(options, network)?;
     let change_index = params::optional(options, "original_change_index", args::int_of::<u32>)?;
-    let psbt_version = params::optional(options, "psbt_version", args::int_of::<u32>)?.unwrap_or(2);
-    if !matches!(psbt_version, 0 | 2) {
-        return Err(RpcError::invalid_parameter("The PSBT version can only be 2 or 0"));
-    }
+    let version = params::optional(options, "psbt_version", args::int_of::<u32>)?.map(i64::from);
+    let version = Version::chosen(version, wallet.as_ref())?;
     wallet.synced().await?;
     select::ensure_unlocked(wallet.as_ref())?;
     let bumped = wallet.bump(&BumpRequest { txid, fee, rbf, outputs, change_index }, want_psbt).await?;
@@ -66,7 +64,7 @@ async fn bump(ctx: Ctx, args: Args, want_psbt: bool) -> RpcResult {
                 .map_err(|error| RpcError::internal(format!("the replacement makes no PSBT: {error}")))?;
             let update = PsbtOptions { sign: false, sighash: None, bip32_derivs: true, finalize: true };
             let filled = wallet.process_psbt(blank, update).await?.psbt;
-            let version = if psbt_version == 0 { Version::Zero } else { Version::latest(&filled) };
+            let version = Version::of_new(version, &filled);
             Value::obj().with("psbt", psbt::encode(&filled, &version))
         }
     };

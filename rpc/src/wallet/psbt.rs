@@ -10,6 +10,9 @@ use bitcoin::consensus::encode::{self, Decodable, Encodable, VarInt};
 use bitcoin::psbt::Psbt;
 use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid, Witness, absolute, transaction};
 
+use super::backend::{PsbtVersion, WalletHandle};
+use crate::error::RpcError;
+
 const MAGIC: &[u8] = b"psbt\xff";
 
 const GLOBAL_UNSIGNED_TX: u8 = 0x00;
@@ -72,6 +75,20 @@ impl Version {
             fallback_lock_time: Some(psbt.unsigned_tx.lock_time.to_consensus_u32()),
             modifiable: None,
             required: Vec::new(),
+        }
+    }
+
+    /// What a caller named, else what the wallet is told.
+    pub(super) fn chosen(named: Option<i64>, wallet: &dyn WalletHandle) -> Result<PsbtVersion, RpcError> {
+        let Some(number) = named else { return Ok(wallet.settings().psbt_version) };
+        PsbtVersion::numbered(number)
+            .ok_or_else(|| RpcError::invalid_parameter("The PSBT version can only be 2 or 0"))
+    }
+
+    pub(super) fn of_new(version: PsbtVersion, psbt: &Psbt) -> Version {
+        match version {
+            PsbtVersion::Zero => Version::Zero,
+            PsbtVersion::Two => Version::latest(psbt),
         }
     }
 

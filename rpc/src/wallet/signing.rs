@@ -118,17 +118,14 @@ pub(super) async fn walletcreatefundedpsbt(ctx: Ctx, args: Args) -> RpcResult {
     };
     options::input_weights(&mut request, args.get(0), options)?;
     options::apply(&mut request, options, network, true)?;
-    let psbt_version = args.opt_int::<i32>(6)?.unwrap_or(2);
-    if !matches!(psbt_version, 0 | 2) {
-        return Err(RpcError::invalid_parameter("The PSBT version can only be 2 or 0"));
-    }
+    let version = Version::chosen(args.opt_int::<i32>(6)?.map(i64::from), wallet.as_ref())?;
     let bip32_derivs = args.opt_bool(4)?.unwrap_or(true);
     let funded = wallet.fund(&request).await?;
     let blank = Psbt::from_unsigned_tx(funded.tx)
         .map_err(|error| RpcError::internal(format!("the funded transaction makes no PSBT: {error}")))?;
     let update = PsbtOptions { sign: false, sighash: None, bip32_derivs, finalize: true };
     let filled = wallet.process_psbt(blank, update).await?.psbt;
-    let version = if psbt_version == 0 { Version::Zero } else { Version::latest(&filled) };
+    let version = Version::of_new(version, &filled);
     Ok(Value::obj()
         .with("psbt", psbt::encode(&filled, &version))
         .with("fee", funded.fee)

@@ -189,7 +189,8 @@ pub(super) async fn finish(wallet: &dyn WalletHandle, tx: Transaction, options: 
     let add_to_wallet = options.member("add_to_wallet").as_bool().unwrap_or(true);
     let mut out = Value::obj();
     if want_psbt || !processed.complete || !add_to_wallet {
-        out.push("psbt", psbt::encode(&processed.psbt, &Version::latest(&processed.psbt)));
+        let version = Version::of_new(wallet.settings().psbt_version, &processed.psbt);
+        out.push("psbt", psbt::encode(&processed.psbt, &version));
     }
     if let Some(tx) = processed.tx.filter(|_| processed.complete) {
         out.push("txid", tx.compute_txid());

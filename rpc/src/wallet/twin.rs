@@ -148,6 +148,7 @@ impl TwinWallet {
                 signal_rbf: true,
                 max_tx_fee: Amount::from_sat(10_000_000),
                 dust_relay_rate: FeeRate { sat_per_kvb: 3_000 },
+                psbt_version: PsbtVersion::default(),
                 devquorum: Some((2, 3)),
             },
             encryption: Encryption::None,

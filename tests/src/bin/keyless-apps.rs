@@ -5,9 +5,9 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Lines};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use keyless_tests::daemon::free_port;
@@ -20,6 +20,7 @@ use tempfile::TempDir;
 const DEADLINE: Duration = Duration::from_secs(60);
 const NOBODY: &str = "bcrt1qqyqszqgpqyqszqgpqyqszqgpqyqszqgpvxat9t";
 const PAYJOIN_SAT: i64 = 5_432_100;
+const PORTS_TRIED: usize = 5;
 
 fn main() -> ExitCode {
     let args: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
@@ -33,7 +34,8 @@ fn main() -> ExitCode {
 }
 
 fn quorum(name: &str) -> (Quorum, RpcClient) {
-    let quorum = Quorum::start(2, 3, Discovery::Static);
+    // payjoin-cli reads BIP174 alone, and so fails with a bitcoind that makes BIP370's.
+    let quorum = Quorum::configured(2, 3, Discovery::Static).conf("walletpsbtversion=0").started();
     quorum.create_wallet(name);
     let wallet = quorum.wallet(0, name);
     (quorum, wallet)
@@ -162,6 +164,37 @@ fn payjoin(program: &Path, node: &Daemon, wallet: &str, folder: &Path, certifica
     command
 }
 
+/// payjoin-cli that waits for a payment; it ends when this is dropped.
+struct Receiver {
+    process: Child,
+    uri: String,
+    /// Whoever writes to a closed pipe ends.
+    _lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Receiver {
+    fn start(mut command: Command, key: &Path) -> Option<Self> {
+        let port = free_port();
+        command.args(["--port", &port.to_string(), "--pj-endpoint", &format!("https://localhost:{port}")]);
+        command.arg("--certificate-key").arg(key).args(["receive", &PAYJOIN_SAT.to_string()]);
+        let mut process = command.stdout(Stdio::piped()).spawn().expect("payjoin-cli can be started");
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let uri = lines.by_ref().map_while(Result::ok).find(|line| line.to_lowercase().starts_with("bitcoin:"));
+        let Some(uri) = uri else {
+            process.wait().unwrap();
+            return None;
+        };
+        Some(Self { process, uri, _lines: lines })
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
 fn two_quorums_make_a_payjoin(program: &Path) {
     let ((payers, payer), (payees, payee)) = (quorum("payer"), quorum("payee"));
     let (from, to) = (&payers.members[0], &payees.members[0]);
@@ -176,18 +209,14 @@ fn two_quorums_make_a_payjoin(program: &Path) {
 
     let folder = tempfile::tempdir().unwrap();
     let (certificate, key) = certificate(folder.path());
-    let port = free_port();
-    let mut receiver = payjoin(program, to, "payee", &folder.path().join("payee"), &certificate);
-    receiver.args(["--port", &port.to_string(), "--pj-endpoint", &format!("https://localhost:{port}")]);
-    receiver.arg("--certificate-key").arg(&key).args(["receive", &PAYJOIN_SAT.to_string()]);
-    let mut receiver = receiver.stdout(Stdio::piped()).spawn().expect("payjoin-cli can be started");
-    let mut lines = BufReader::new(receiver.stdout.take().unwrap()).lines();
-    let uri = lines.by_ref().map_while(Result::ok).find(|line| line.to_lowercase().starts_with("bitcoin:"));
-    let uri = uri.expect("the receiver shows its address");
+    let start = || {
+        Receiver::start(payjoin(program, to, "payee", &folder.path().join("payee"), &certificate), &key)
+    };
+    // Its port may be taken before it listens there.
+    let receiver = (0..PORTS_TRIED).find_map(|_| start()).expect("the receiver shows its address");
     let mut sender = payjoin(program, from, "payer", &folder.path().join("payer"), &certificate);
-    let said = output_of(sender.args(["send", &uri, "--fee-rate", "3"]));
-    receiver.kill().unwrap();
-    receiver.wait().unwrap();
+    let said = output_of(sender.args(["send", &receiver.uri, "--fee-rate", "3"]));
+    drop(receiver);
 
     let pool = from.call("getrawmempool", json!([]));
     let txid = pool.as_array().unwrap().first().unwrap_or_else(|| panic!("no payjoin was sent: {said}")).clone();

@@ -47,6 +47,36 @@ fn pay(wallet: &Client, to: &Address, amount: Amount) -> bitcoin::Txid {
     wallet.send_to_address(to, amount, Some("rent"), None, None, Some(true), None, None).unwrap()
 }
 
+/// The library's reader knows BIP174 alone.
+fn is_version_zero(psbt: &Value) -> bool {
+    psbt.as_str().unwrap().parse::<bitcoin::Psbt>().is_ok()
+}
+
+#[test]
+fn a_wallet_makes_psbts_of_the_version_that_its_node_is_told() {
+    for (conf, zero) in [("walletpsbtversion=0", true), ("walletpsbtversion=2", false)] {
+        let node = Daemon::start_new(Options::keyless().conf(conf));
+        node.call("createwallet", json!(["w"]));
+        let wallet = node.rpc().wallet("w");
+        let address = wallet.call("getnewaddress", json!([]));
+        node.call("generatetoaddress", json!([101, address]));
+        let funded = wallet.call("walletcreatefundedpsbt", json!([[], [{NOBODY: 1}], 0, {"fee_rate": 2}]));
+        assert_eq!(is_version_zero(&funded["psbt"]), zero, "{conf}");
+        let named = wallet.call("walletcreatefundedpsbt", json!([[], [{NOBODY: 1}], 0, {"fee_rate": 2}, true, 2, 2]));
+        assert_eq!(node.call("decodepsbt", json!([named["psbt"]]))["psbt_version"], json!(2));
+        let processed = wallet.call("walletprocesspsbt", json!([funded["psbt"]]));
+        assert_eq!(is_version_zero(&processed["psbt"]), zero, "it stays what it is");
+        let options = json!({"psbt": true, "fee_rate": 2});
+        let sent = wallet.call("send", json!([[{NOBODY: 1}], null, null, null, options]));
+        assert_eq!(is_version_zero(&sent["psbt"]), zero);
+        let txid = wallet.call("sendtoaddress", json!([NOBODY, 1, "", "", false, true, null, "unset", null, 2]));
+        let bumped = wallet.call("psbtbumpfee", json!([txid]));
+        assert_eq!(is_version_zero(&bumped["psbt"]), zero);
+        let bumped = wallet.call("psbtbumpfee", json!([txid, {"psbt_version": 0}]));
+        assert!(is_version_zero(&bumped["psbt"]));
+    }
+}
+
 #[test]
 fn bitcoincore_rpc_funds_sends_reorganises_and_rescans() {
     let node = node();

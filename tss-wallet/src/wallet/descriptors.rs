@@ -72,7 +72,7 @@ impl Wallet {
         let mut rows: Vec<DescriptorInfo> = ChainId::all()
             .filter_map(|chain| {
                 let desc = self.keys.descriptor(chain)?.to_owned();
-                let end = self.pool.range_end(chain, self.options.keypool_size);
+                let end = self.pool.shown_end(chain, self.options.keypool_size);
                 Some(DescriptorInfo {
                     desc,
                     timestamp: self.meta.created,

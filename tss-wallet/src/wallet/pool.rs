@@ -24,6 +24,9 @@ struct Lease {
     /// On the disk, indexes below this count as handed out: those up to here need no write of their own.
     #[serde(skip)]
     set_aside: u32,
+    /// The next index when Core would have topped up last: before an index was handed out, or after one was seen.
+    #[serde(skip)]
+    topped_up: u32,
 }
 
 impl Lease {
@@ -35,11 +38,16 @@ impl Lease {
             leased_end: self.leased_end,
             used_end: self.used_end.max(self.set_aside),
             set_aside: 0,
+            topped_up: 0,
         }
     }
 
     fn available(&self) -> u32 {
         self.free.iter().map(|(start, end)| end - start).sum()
+    }
+
+    fn first_free(&self) -> u32 {
+        self.free.first().map_or(self.used_end, |(start, _)| (*start).max(self.used_end))
     }
 }
 
@@ -59,10 +67,11 @@ impl Pool {
         let mut leases = BTreeMap::new();
         for (key, value) in rows {
             let chain: ChainId = postcard::from_bytes(key).map_err(|_| CORRUPT)?;
-            let lease: Lease = postcard::from_bytes(value).map_err(|_| CORRUPT)?;
+            let mut lease: Lease = postcard::from_bytes(value).map_err(|_| CORRUPT)?;
             if lease.free.iter().any(|(start, end)| start > end) {
                 return Err(CORRUPT);
             }
+            lease.topped_up = lease.first_free();
             leases.insert(chain, lease);
         }
         Ok(Self { leases })
@@ -123,11 +132,14 @@ impl Pool {
 
     /// Above every index that is watched: `keypool_size` scripts from the next one on, never fewer than before.
     pub fn range_end(&self, chain: ChainId, keypool_size: u32) -> u32 {
-        let first_free = self
-            .leases
-            .get(&chain)
-            .map_or(0, |lease| lease.free.first().map_or(lease.used_end, |(start, _)| (*start).max(lease.used_end)));
+        let first_free = self.leases.get(&chain).map_or(0, Lease::first_free);
         first_free.saturating_add(keypool_size).max(self.leased_end(chain))
+    }
+
+    /// Above the range as Core shows it: of the last top-up, one short of what is watched once an index was handed out.
+    pub fn shown_end(&self, chain: ChainId, keypool_size: u32) -> u32 {
+        let topped_up = self.leases.get(&chain).map_or(0, |lease| lease.topped_up);
+        topped_up.saturating_add(keypool_size).max(self.leased_end(chain))
     }
 
     pub(crate) fn confirmed(&mut self, chain: ChainId, range: Range<u32>) {
@@ -156,6 +168,7 @@ impl Pool {
     pub(crate) fn take(&mut self, chain: ChainId) -> Option<u32> {
         let lease = self.leases.get_mut(&chain)?;
         let (start, end) = *lease.free.first()?;
+        lease.topped_up = lease.topped_up.max(start);
         if start + 1 == end {
             lease.free.remove(0);
         } else if let Some(first) = lease.free.first_mut() {
@@ -185,6 +198,8 @@ impl Pool {
         }
         lease.free.retain(|(start, end)| start < end);
         lease.used_end = lease.used_end.max(index + 1);
-        *lease != before
+        let news = *lease != before;
+        lease.topped_up = lease.topped_up.max(lease.first_free());
+        news
     }
 }

@@ -47,6 +47,29 @@ fn after_a_crash_no_index_is_handed_out_again_and_few_are_lost() {
 }
 
 #[test]
+fn a_range_grows_as_cores_does() {
+    let mut scene = Scene::with(WalletOptions { keypool_size: 100, ..WalletOptions::default() }, false);
+    let shown = |wallet: &tss_wallet::wallet::Wallet| {
+        let descriptors = wallet.descriptors();
+        let receiving = descriptors.iter().find(|info| info.desc.starts_with("wpkh(") && !info.internal).unwrap();
+        (receiving.range.unwrap().1, receiving.next_index)
+    };
+    assert_eq!(shown(&scene.wallet), (99, 0));
+    let first = scene.wallet.new_address("", AddressType::Bech32).unwrap();
+    assert_eq!(shown(&scene.wallet), (99, 1), "topped up before it was handed out");
+    scene.wallet.new_address("", AddressType::Bech32).unwrap();
+    assert_eq!(shown(&scene.wallet), (100, 2));
+    scene.wallet.settle().unwrap();
+    assert_eq!(shown(&scene.reopened()), (101, 2), "topped up when it is loaded");
+    let tx = scene.foreign(&[(first.key.script.clone(), BTC)]);
+    scene.hear(&tx);
+    let third = scene.wallet.new_address("", AddressType::Bech32).unwrap();
+    let tx = scene.foreign(&[(third.key.script, BTC)]);
+    scene.hear(&tx);
+    assert_eq!(shown(&scene.wallet), (102, 3), "topped up when it is used");
+}
+
+#[test]
 fn an_address_that_another_coordinator_gave_out_is_not_change_when_it_is_paid() {
     let mut scene = Scene::new();
     let bech32 = chain(AddressType::Bech32, Branch::External);

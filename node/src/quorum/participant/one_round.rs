@@ -74,7 +74,7 @@ pub(super) fn give(
     envelope: &[u8],
     patience: Duration,
 ) -> Result<bool, Refusal> {
-    let Part { core, holding, link, asking, facts, checked } = part;
+    let Part { core, holding, link, asking, allowed, checked } = part;
     let coordinator = asking.coordinator;
     let deadline = Instant::now() + patience;
     let malformed = || Refusal::Malformed("its nonces".to_owned());
@@ -87,7 +87,7 @@ pub(super) fn give(
     let taken = holding.nonces().take(&coordinator, own, &nonce_use(params));
     let nonces = taken.map_err(|error| refused(part, error, envelope))?;
     let body = answer(&share, params, &commitments, nonces).map_err(|error| Refusal::Failed(error.to_string()))?;
-    judge::release(core, holding, facts, checked)?;
+    judge::release(core, holding, allowed, checked)?;
     let next = Blob(Commitment::concat(&holding.nonces().next(&coordinator, params.items.len(), stock)));
     link.send(coordinator, SHARE_ROUND, &Message::Share { answer: Blob(body), next });
     holding.nonces().restock(&coordinator, &share, &core.fresh_seed());

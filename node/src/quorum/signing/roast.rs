@@ -9,12 +9,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use tss_wallet::policy::Facts;
 use tss_wallet::sign::{Commitment, Roast, Verdict};
 use tss_wallet::{Epoch, MemberId, PartyIndex, SessionId, SignError, Signature};
 
 use super::super::error::{Missing, QuorumError};
-use super::super::judge;
+use super::super::judge::{self, Allowed};
 use super::super::participant::{PER_SESSION, members_of, note_failure, sign_items};
 use super::super::refusal::Refusal;
 use super::super::sessions::SessionInfo;
@@ -37,7 +36,7 @@ struct Begun {
 
 struct Run<'a> {
     request: &'a Request<'a>,
-    facts: &'a Facts,
+    allowed: &'a Allowed,
     machine: Roast,
     lines: Lines<'a>,
     /// Of the request: commitments are asked for in it, and the first attempt is made in it.
@@ -56,7 +55,7 @@ struct Run<'a> {
 
 impl Request<'_> {
     /// Signs with whoever answers first. An error of too few members may pass once operators have answered.
-    pub(super) fn roast(&self, field: &mut Field, facts: &Facts) -> Result<Vec<Signature>, QuorumError> {
+    pub(super) fn roast(&self, field: &mut Field, allowed: &Allowed) -> Result<Vec<Signature>, QuorumError> {
         let share = self.holding.share().ok_or(QuorumError::Locked)?;
         let internal = |error: SignError| QuorumError::Internal(error.to_string());
         let machine = Roast::new(share, sign_items(&self.checked)).map_err(internal)?;
@@ -64,7 +63,7 @@ impl Request<'_> {
         let lines = Lines::new(self.core, self.holding, self.info(home)).map_err(|_| QuorumError::Busy)?;
         let mut run = Run {
             request: self,
-            facts,
+            allowed,
             machine,
             lines,
             home,
@@ -350,7 +349,7 @@ impl Run<'_> {
         }
         if waiting == [party] {
             // With this answer the signatures are made: the last look before this member's share is used.
-            judge::release(core, holding, self.facts, &self.request.checked).map_err(QuorumError::OwnRefusal)?;
+            judge::release(core, holding, self.allowed, &self.request.checked).map_err(QuorumError::OwnRefusal)?;
         }
         match self.machine.receive(session, party, answer) {
             Ok(signatures) => {

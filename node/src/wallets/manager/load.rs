@@ -22,6 +22,8 @@ use crate::wallets::imports::{is_plain, open_plain};
 use crate::wallets::loaded::{Keys, Loaded, Quorum, storage_error};
 use crate::wallets::{backup, names};
 
+const UNKNOWN_FORMAT: &str = "Data is not in recognized format.";
+
 impl WalletManager {
     pub(super) fn load_now(&self, name: &str) -> Result<LoadedName> {
         let _busy = self.reserve(name)?;
@@ -33,21 +35,27 @@ impl WalletManager {
         let place = self.options.place(name);
         let dir = place.dir.clone();
         let missing = |why: &str| {
-            let path = self.options.wallets_dir().join(name);
+            let mut path = self.options.wallets_dir().to_owned();
+            if !name.is_empty() {
+                path.push(name);
+            }
             RpcError::new(
                 code::RPC_WALLET_NOT_FOUND,
                 format!("{UNVERIFIED}Failed to load database path '{}'. {why}", path.display()),
             )
         };
+        if dir.is_file() {
+            return Err(missing(UNKNOWN_FORMAT));
+        }
         if !place.is_taken() && !dir.exists() {
-            return Err(missing("Path does not exist."));
+            return Err(missing(if name.is_empty() { UNKNOWN_FORMAT } else { "Path does not exist." }));
         }
         place.unpack().map_err(|error| match error {
             ContainerError::Copy(error) => missing(&error.to_string()),
             other => unverified(other.to_string()),
         })?;
         if !holding::is_ours(&dir) || !holding::is_complete(&dir) {
-            return Err(missing("Data is not in recognized format."));
+            return Err(missing(UNKNOWN_FORMAT));
         }
         if !is_plain(&dir) && backup::is_self_contained(&dir) {
             let db = container::open_when_free(&dir).map_err(|error| unverified(error.to_string()))?;

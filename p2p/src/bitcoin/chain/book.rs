@@ -39,6 +39,8 @@ pub trait AddressBook {
     fn address_group(&self, address: &NetAddr) -> Vec<u8>;
     /// The autonomous system, where a map is loaded.
     fn mapped_as(&self, address: &NetAddr) -> Option<u32>;
+    /// Hardly any node listens there; asking others to connect to it does harm.
+    fn is_bad_port(&self, port: u16) -> bool;
     fn fixed_seeds(&self) -> Vec<Gossip>;
     /// Peers for blocks only from before the last stop; the record is removed.
     fn take_anchors(&self) -> Vec<Gossip>;

@@ -41,8 +41,10 @@ const NEXT_SEED_NODE: Duration = Duration::from_secs(10);
 const FIXED_SEEDS_DELAY: Duration = Duration::from_secs(60);
 /// Candidates looked at in one turn.
 const MAX_TRIES: usize = 100;
-/// Tries until addresses are taken that were tried a moment ago, and that have odd ports.
+/// Tries until addresses are taken that were tried a moment ago.
 const PICKY_TRIES: usize = 30;
+/// Tries until addresses are taken whose port is no node's.
+const GOOD_PORT_TRIES: usize = 50;
 const RESTED: Duration = Duration::from_secs(600);
 
 /// What is left to be asked.
@@ -426,7 +428,8 @@ impl Owner {
                 entry.services.has(self.wants_services(entry.services)) && !groups.contains(&group)
             };
             let tired = clock.saturating_sub(last_try) < RESTED && tries < PICKY_TRIES;
-            if useful && !tired && !self.is_unwelcome(&address, clock) && !self.is_added(&address) {
+            let bad_port = tries < GOOD_PORT_TRIES && matches!(address.net(), Net::Ipv4 | Net::Ipv6) && self.chain.is_bad_port(address.port());
+            if useful && !tired && !bad_port && !self.is_unwelcome(&address, clock) && !self.is_added(&address) {
                 return Some(entry);
             }
         }

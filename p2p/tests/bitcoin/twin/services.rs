@@ -9,6 +9,7 @@ use keyless_p2p::bitcoin::{
     AddressBook, AddressSource, Chain, CompactAnswer, CompactBlocks, CompactEnd, CompactStart, Gossip, InboundPeer,
     LightClients, Malformed, Net, NetAddr, Nets, PeerId, PeerRules, Received, RelayPeer, Relayed, TxRef, TxRelay,
 };
+use rand::seq::SliceRandom;
 
 use super::Twin;
 
@@ -194,8 +195,8 @@ impl AddressBook for Twin {
 
     fn book_choose(&self, _: bool, nets: Nets) -> Option<(Gossip, Duration)> {
         let state = self.lock();
-        let entry = state.book.iter().find(|entry| nets.has(entry.address.net()))?;
-        Some((*entry, Duration::ZERO))
+        let fitting: Vec<&Gossip> = state.book.iter().filter(|entry| nets.has(entry.address.net())).collect();
+        Some((**fitting.choose(&mut rand::thread_rng())?, Duration::ZERO))
     }
 
     fn book_collision(&self) -> Option<(Gossip, Duration)> {
@@ -220,6 +221,10 @@ impl AddressBook for Twin {
 
     fn mapped_as(&self, _: &NetAddr) -> Option<u32> {
         None
+    }
+
+    fn is_bad_port(&self, port: u16) -> bool {
+        self.lock().bad_ports.contains(&port)
     }
 
     fn fixed_seeds(&self) -> Vec<Gossip> {
