@@ -331,17 +331,18 @@ fn a_malicious_coordinator_gets_no_signature_outside_the_policies() {
         });
         assert_eq!(outcome, Outcome::Refused(Refusal::Policy(Denial::NoRule)));
         wallet.call("setsigningpolicy", json!([strict()]));
-        // So does its mempool: the block that made the coin goes meanwhile.
-        let block = wallet.call("gettransaction", json!([coins[2].outpoint.txid]))["blockhash"].clone();
+        // So does what its mempool says of the payment: it is worth less after the next block.
+        let txid = psbt.unsigned_tx.compute_txid();
         let topic = rogue.topic();
         let outcome = rogue.ask(to, &topic, &request, &items, &mut |round| {
             if round == last {
-                wallet.call("invalidateblock", json!([block]));
+                wallet.call("prioritisetransaction", json!([txid, 0, -1_000_000]));
+                wallet.call("generatetoaddress", json!([1, wallet.call("getnewaddress", json!([]))]));
             }
         });
-        let gone = Refusal::Mempool("bad-txns-inputs-missingorspent".to_owned());
-        assert_eq!(outcome, Outcome::Refused(gone));
-        wallet.call("reconsiderblock", json!([block]));
+        let Outcome::Refused(Refusal::Mempool(reason)) = &outcome else { panic!("{outcome:?}") };
+        assert!(reason.contains("fee not met"), "{reason}");
+        wallet.call("prioritisetransaction", json!([txid, 0, 1_000_000]));
     }
     for index in [0, 1] {
         let check = quorum.wallet(index, "w").call("verifyauditlog", json!([]));

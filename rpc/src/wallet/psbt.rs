@@ -81,8 +81,7 @@ impl Version {
     /// What a caller named, else what the wallet is told.
     pub(super) fn chosen(named: Option<i64>, wallet: &dyn WalletHandle) -> Result<PsbtVersion, RpcError> {
         let Some(number) = named else { return Ok(wallet.settings().psbt_version) };
-        PsbtVersion::numbered(number)
-            .ok_or_else(|| RpcError::invalid_parameter("The PSBT version can only be 2 or 0"))
+        PsbtVersion::numbered(number).ok_or_else(|| RpcError::invalid_parameter("The PSBT version can only be 2 or 0"))
     }
 
     pub(super) fn of_new(version: PsbtVersion, psbt: &Psbt) -> Version {

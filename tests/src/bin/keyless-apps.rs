@@ -198,7 +198,16 @@ impl Drop for Receiver {
 fn two_quorums_make_a_payjoin(program: &Path) {
     let ((payers, payer), (payees, payee)) = (quorum("payer"), quorum("payee"));
     let (from, to) = (&payers.members[0], &payees.members[0]);
-    to.call("addnode", json!([format!("127.0.0.1:{}", from.p2p_port), "add"]));
+    let address = format!("127.0.0.1:{}", from.p2p_port);
+    to.call("addnode", json!([address, "add"]));
+    // Before its first block a node asks one peer for headers, and hears of blocks that come later from all.
+    until_true("the quorums are connected", DEADLINE, || {
+        to.call("getpeerinfo", json!([]))
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|peer| peer["addr"] == json!(address) && peer["bytesrecv_per_msg"].get("verack").is_some())
+    });
     for wallet in [&payer, &payee] {
         let address = wallet.call("getnewaddress", json!([]));
         from.call("generatetoaddress", json!([1, address]));
@@ -209,9 +218,7 @@ fn two_quorums_make_a_payjoin(program: &Path) {
 
     let folder = tempfile::tempdir().unwrap();
     let (certificate, key) = certificate(folder.path());
-    let start = || {
-        Receiver::start(payjoin(program, to, "payee", &folder.path().join("payee"), &certificate), &key)
-    };
+    let start = || Receiver::start(payjoin(program, to, "payee", &folder.path().join("payee"), &certificate), &key);
     // Its port may be taken before it listens there.
     let receiver = (0..PORTS_TRIED).find_map(|_| start()).expect("the receiver shows its address");
     let mut sender = payjoin(program, from, "payer", &folder.path().join("payer"), &certificate);

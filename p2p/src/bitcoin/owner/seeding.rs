@@ -428,7 +428,9 @@ impl Owner {
                 entry.services.has(self.wants_services(entry.services)) && !groups.contains(&group)
             };
             let tired = clock.saturating_sub(last_try) < RESTED && tries < PICKY_TRIES;
-            let bad_port = tries < GOOD_PORT_TRIES && matches!(address.net(), Net::Ipv4 | Net::Ipv6) && self.chain.is_bad_port(address.port());
+            let bad_port = tries < GOOD_PORT_TRIES
+                && matches!(address.net(), Net::Ipv4 | Net::Ipv6)
+                && self.chain.is_bad_port(address.port());
             if useful && !tired && !bad_port && !self.is_unwelcome(&address, clock) && !self.is_added(&address) {
                 return Some(entry);
             }
