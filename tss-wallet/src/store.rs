@@ -165,6 +165,9 @@ impl std::fmt::Debug for WalletDb {
     }
 }
 
+/// What a family gathers in memory before it goes to a file of its own.
+const WRITE_BUFFER_BYTES: usize = 2 * 1024 * 1024;
+
 impl WalletDb {
     /// Opens the database in a directory, making it (mode 0700) when there is none.
     ///
@@ -184,10 +187,12 @@ impl WalletDb {
         options.set_keep_log_file_num(1);
         options.set_max_log_file_size(1024 * 1024);
         options.increase_parallelism(1);
-        let families = Family::ALL.into_iter().map(|family| {
+        // The log of a database takes as much disk at once as its greatest buffer, also that of the family without use.
+        let names = Family::ALL.into_iter().map(Family::name).chain([rocksdb::DEFAULT_COLUMN_FAMILY_NAME]);
+        let families = names.map(|name| {
             let mut options = Options::default();
-            options.set_write_buffer_size(2 * 1024 * 1024);
-            ColumnFamilyDescriptor::new(family.name(), options)
+            options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+            ColumnFamilyDescriptor::new(name, options)
         });
         let db = DB::open_cf_descriptors(&options, path, families).map_err(|error| {
             if is_locked(&error) { StoreError::InUse(path.to_owned()) } else { StoreError::Database(error) }

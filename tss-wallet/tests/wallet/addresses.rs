@@ -165,19 +165,6 @@ fn descriptors_derive_the_same_scripts_elsewhere() {
 }
 
 #[test]
-fn the_range_listed_is_the_look_ahead_of_the_configuration() {
-    let mut scene = Scene::with(WalletOptions { keypool_size: 100, ..WalletOptions::default() }, false);
-    let of = |scene: &Scene| {
-        let row =
-            scene.wallet.descriptors().into_iter().find(|row| row.desc.starts_with("wpkh") && !row.internal).unwrap();
-        (row.range, row.next_index)
-    };
-    assert_eq!(of(&scene), (Some((0, 99)), 0));
-    scene.address(AddressType::Bech32);
-    assert_eq!(of(&scene), (Some((0, 100)), 1));
-}
-
-#[test]
 fn with_avoid_reuse_coins_on_spent_scripts_are_left_aside() {
     let mut scene = Scene::with(WalletOptions { keypool_size: 20, ..WalletOptions::default() }, true);
     let coin = scene.fund(AddressType::Bech32, &[10 * BTC])[0];

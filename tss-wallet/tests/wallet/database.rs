@@ -1,5 +1,7 @@
 //! The wallet in its RocksDB: what was promised is there after a restart.
 
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use bitcoin::Network;
@@ -11,6 +13,22 @@ use tss_wallet::wallet::storage::{Durability, Storage as _, Table, Write};
 use tss_wallet::wallet::{Kind, Wallet, WalletError, WalletOptions, WalletParams};
 
 use crate::support::{BTC, PlainKey, START, Scene, chain};
+
+/// What a folder takes of its disk, which is more than is written where room was set aside.
+fn taken_mib(folder: &Path) -> u64 {
+    let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().metadata().unwrap());
+    files.map(|file| file.blocks() * 512).sum::<u64>() / (1 << 20)
+}
+
+#[test]
+fn a_database_takes_little_disk_before_anything_is_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = WalletDb::open(dir.path()).unwrap();
+    assert!(taken_mib(dir.path()) <= 8, "{} MiB", taken_mib(dir.path()));
+    drop(db);
+    let _db = WalletDb::open(dir.path()).unwrap();
+    assert!(taken_mib(dir.path()) <= 8, "{} MiB", taken_mib(dir.path()));
+}
 
 #[test]
 fn a_wallet_in_a_database_is_opened_again_as_it_was() {
