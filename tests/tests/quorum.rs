@@ -17,6 +17,8 @@ use keyless_tests::{Daemon, Options, Quorum, RpcClient, sat};
 use serde_json::{Value, json};
 
 const DEADLINE: Duration = Duration::from_secs(30);
+/// Nodes tell peers of transactions at random moments, 2 and 5 seconds apart on average: 30 are not enough now and then.
+const RELAY_DEADLINE: Duration = Duration::from_secs(120);
 const TYPES: [&str; 4] = ["legacy", "p2sh-segwit", "bech32", "bech32m"];
 const FEE_SAT: i64 = 2_000;
 
@@ -88,7 +90,7 @@ fn a_wrong_script_is_named_as_core_names_it(wallet: &RpcClient, core: &Daemon) {
 }
 
 fn accepted_by(core: &Daemon, txid: &str) {
-    until_true("bitcoind accepts the transaction", DEADLINE, || {
+    until_true("bitcoind accepts the transaction", RELAY_DEADLINE, || {
         core.call("getrawmempool", json!([])).as_array().unwrap().contains(&json!(txid))
     });
 }
