@@ -264,6 +264,17 @@ fn coins_of_one_type_are_preferred_to_a_mixture() {
 }
 
 #[test]
+fn a_small_payment_leaves_great_coins_whole() {
+    let mut scene = Scene::new();
+    scene.fund(AddressType::Bech32, &[BTC, BTC / 2, 3 * BTC, BTC]);
+    for _ in 0..20 {
+        let draft = scene.pay(&to(&[(nowhere(1), BTC / 5)]));
+        let spent: Vec<u64> = draft.inputs.iter().map(|input| input.prevout.value.to_sat()).collect();
+        assert_eq!(spent, [BTC / 2]);
+    }
+}
+
+#[test]
 fn unconfirmed_coins_of_others_are_spent_only_when_asked_for() {
     let mut scene = Scene::new();
     let script = scene.address(AddressType::Bech32);

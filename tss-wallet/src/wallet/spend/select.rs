@@ -1,4 +1,5 @@
-//! Choosing coins: branch and bound for a selection without change, a random draw, the fewest coins; the least wasteful.
+//! Choosing coins: branch and bound for a selection without change, the smallest coin that is enough, a random draw, the
+//! fewest coins; the least wasteful of these.
 //!
 //! `bdk_coin_select` searches, by a metric of ours in whole satoshi. Coins are taken in tiers (well confirmed, confirmed,
 //! own unconfirmed change with few relatives, with more, unsafe) and, where that is possible, from one address type
@@ -275,6 +276,8 @@ fn consider<'a>(
     let exact = if aim.subtract_fee { None } else { branch_and_bound(groups, aim) };
     let found = [
         exact.map(|chosen| (chosen, true)),
+        // Before the draw: of equally wasteful ones the first is kept, and great coins stay whole.
+        smallest_enough(groups, aim).map(|group| (vec![group], false)),
         Some((random_draw(groups, aim, rng), false)),
         Some((largest_first(groups, aim), false)),
     ];
@@ -370,12 +373,23 @@ fn branch_and_bound<'a>(groups: &[&'a Group], aim: &Aim) -> Option<Vec<&'a Group
     Some(selector.selected_indices().iter().filter_map(|index| order.get(*index).copied()).collect())
 }
 
+/// What is to be reached with a change worth having.
+fn with_change(aim: &Aim) -> i64 {
+    aim.target + aim.change_fee + CHANGE_LOWER_SAT
+}
+
+/// The least valuable that is enough alone, as Core's knapsack solver prefers it.
+fn smallest_enough<'a>(groups: &[&'a Group], aim: &Aim) -> Option<&'a Group> {
+    let wanted = with_change(aim);
+    groups.iter().copied().filter(|group| aim.worth(group) >= wanted).min_by_key(|group| aim.worth(group))
+}
+
 /// Coins in random order until the target and a change worth having are reached; where they become too heavy, the least
 /// valuable go.
 fn random_draw<'a>(groups: &[&'a Group], aim: &Aim, rng: &mut dyn RngCore) -> Vec<&'a Group> {
     let mut order: Vec<&Group> = groups.to_vec();
     order.shuffle(rng);
-    let wanted = aim.target + aim.change_fee + CHANGE_LOWER_SAT;
+    let wanted = with_change(aim);
     let room = aim.max_input_weight.saturating_sub(aim.change_weight);
     let mut chosen: Vec<&Group> = Vec::new();
     let (mut worth, mut weight) = (0, 0);
