@@ -193,13 +193,14 @@ fn lockable(wallet: &dyn WalletHandle, entry: &Value, unlock: bool, persistent: 
 }
 
 pub(super) async fn listlockunspent(ctx: Ctx, _args: Args) -> RpcResult {
-    let wallet = select::wallet(&ctx)?;
+    // What `sendrawtransaction` sent a moment ago is heard of.
+    let wallet = select::synced(&ctx).await?;
     let coins = select::query(wallet.as_ref(), |ledger| ledger.locked_coins())?;
     Ok(Value::arr(coins.iter().map(|coin| Value::obj().with("txid", coin.txid).with("vout", coin.vout))))
 }
 
 pub(super) async fn simulaterawtransaction(ctx: Ctx, args: Args) -> RpcResult {
-    let wallet = select::wallet(&ctx)?;
+    let wallet = select::synced(&ctx).await?;
     let mut change = SignedAmount::ZERO;
     let mut made: BTreeMap<OutPoint, SignedAmount> = BTreeMap::new();
     let mut spent: BTreeSet<OutPoint> = BTreeSet::new();
