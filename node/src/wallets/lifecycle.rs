@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use keyless_p2p::cosigners::{Identity, PeerId, public_key_of};
 use keyless_rpc::error::{RpcError, code};
@@ -106,6 +106,23 @@ impl Loaded {
     }
 }
 
+/// How long whoever still reads a database that was closed may take to let go of it.
+const LET_GO: Duration = Duration::from_secs(5);
+const LET_GO_POLL: Duration = Duration::from_millis(20);
+
+/// Removes a directory in which a database that somebody still has open may make files meanwhile.
+fn remove_when_free(dir: &Path) -> std::io::Result<()> {
+    let deadline = Instant::now() + LET_GO;
+    loop {
+        match std::fs::remove_dir_all(dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty && Instant::now() < deadline => {
+                std::thread::sleep(LET_GO_POLL);
+            }
+            removed => return removed,
+        }
+    }
+}
+
 impl WalletManager {
     /// `repairshare`.
     pub(super) fn repair(&self, name: &str) -> Result<Redealt, RpcError> {
@@ -136,7 +153,7 @@ impl WalletManager {
         let mut warnings = Vec::new();
         self.set_startup(name, Some(false), &mut warnings);
         let dir = self.options.wallet_dir(name);
-        std::fs::remove_dir_all(&dir).map_err(|error| storage_error(format!("{}: {error}", dir.display())))?;
+        remove_when_free(&dir).map_err(|error| storage_error(format!("{}: {error}", dir.display())))?;
         tracing::warn!(wallet = name, force, "this member's share is erased");
         Ok(())
     }

@@ -16,6 +16,7 @@ use super::detached::DetachedSend;
 use super::feed::ChainFeed;
 use super::locking::Relock;
 use super::options::WalletOptions;
+use super::spend::next_resend;
 use crate::quorum::devquorum::Embedded;
 use crate::quorum::{Core, Holding};
 
@@ -98,6 +99,7 @@ impl Loaded {
         db: Arc<WalletDb>,
         wallet: Wallet,
     ) -> Self {
+        let next_resend = AtomicU64::new(next_resend(chain.now()));
         Self {
             name,
             options,
@@ -112,7 +114,7 @@ impl Loaded {
             leasing: Mutex::default(),
             refilling: AtomicBool::new(false),
             closed: AtomicBool::new(false),
-            next_resend: AtomicU64::new(0),
+            next_resend,
             detached: Mutex::default(),
             unsent: Mutex::default(),
         }

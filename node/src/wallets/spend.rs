@@ -396,18 +396,13 @@ impl Loaded {
     /// Core's `MaybeResendWalletTxs`: once in 12 to 36 hours, what is unconfirmed goes to the peers again.
     pub(super) fn resend_when_due(&self) {
         let now = self.chain.now();
-        let due = self.next_resend.load(Ordering::Relaxed);
-        if due != 0 && now < due {
+        if now < self.next_resend.load(Ordering::Relaxed) {
             return;
-        }
-        let pause = RESEND_AFTER_S + rand::thread_rng().next_u64() % RESEND_SPREAD_S;
-        if due == 0 {
-            return self.next_resend.store(now.saturating_add(pause), Ordering::Relaxed);
         }
         if !self.options.broadcast || self.chain.is_initial_block_download() {
             return;
         }
-        self.next_resend.store(now.saturating_add(pause), Ordering::Relaxed);
+        self.next_resend.store(next_resend(now), Ordering::Relaxed);
         let unconfirmed: Vec<Transaction> = {
             let wallet = self.wallet();
             let best_time =
@@ -423,6 +418,12 @@ impl Loaded {
             tracing::info!("[{}] ResubmitWalletTransactions: resubmit {sent} unconfirmed transactions", self.name);
         }
     }
+}
+
+/// When what is unconfirmed is to be sent again, at the wallet's opening as after each time.
+pub(super) fn next_resend(now: u64) -> u64 {
+    let pause = RESEND_AFTER_S + rand::thread_rng().next_u64() % RESEND_SPREAD_S;
+    now.saturating_add(pause)
 }
 
 /// A payment; where one that spends the coins of an address together costs no more than `max_extra` above it, that
