@@ -150,6 +150,8 @@ pub struct Core {
     pub(super) sessions: Sessions,
     holdings: Mutex<BTreeMap<WalletId, Arc<Holding>>>,
     pending: Mutex<Vec<Arc<Pending>>>,
+    /// Wallets whose share could not be opened at the start, by name.
+    unopened: Mutex<BTreeSet<String>>,
     /// Shares of wallets that do not live here yet, by name.
     joins: Mutex<BTreeMap<String, Arc<Join>>>,
     /// When a stale share may be repaired, or shares be refreshed, again, and how many tries were made.
@@ -192,6 +194,7 @@ impl Core {
             sessions: Sessions::default(),
             holdings: Mutex::default(),
             pending: Mutex::default(),
+            unopened: Mutex::default(),
             joins: Mutex::default(),
             tries: Mutex::default(),
             tending: AtomicBool::new(false),
@@ -311,6 +314,19 @@ impl Core {
 
     pub(super) fn end_pending(&self, pending: &Arc<Pending>) {
         locked(&self.pending).retain(|other| !Arc::ptr_eq(other, pending));
+    }
+
+    pub(super) fn note_unopened(&self, name: &str) {
+        locked(&self.unopened).insert(name.to_owned());
+    }
+
+    pub(super) fn note_opened(&self, name: &str) {
+        locked(&self.unopened).remove(name);
+    }
+
+    /// Whether this member knows of every share it has.
+    pub(super) fn knows_its_shares(&self) -> bool {
+        !self.is_stopping() && locked(&self.unopened).is_empty()
     }
 
     pub(super) fn joins(&self) -> Vec<Arc<Join>> {

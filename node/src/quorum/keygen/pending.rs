@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tss_wallet::store::StoreError;
 use tss_wallet::{Epoch, MemberId, SessionId, ShareStore, WalletDb, WalletId};
 
 use super::super::core::Core;
@@ -17,6 +18,9 @@ use super::super::sessions::SessionKind;
 use super::super::wire::{Message, Outcome, Topic};
 
 const OUTCOME_DEADLINE: Duration = Duration::from_millis(1_500);
+/// How long whoever still reads a database may take to let go of it.
+const LET_GO: Duration = Duration::from_secs(3);
+const LET_GO_POLL: Duration = Duration::from_millis(20);
 
 /// A share that is stored and sealed, in a wallet that does not live yet.
 pub struct Pending {
@@ -94,7 +98,8 @@ pub fn asked(core: &Arc<Core>, from: MemberId, topic: Topic, ceremony: SessionId
         Outcome::Live
     } else if let Some(pending) = core.pending().iter().find(|pending| pending.wallet == topic.wallet) {
         pending.outcome()
-    } else if core.sessions.is_open(&ceremony) {
+    } else if core.sessions.is_open(&ceremony) || !core.knows_its_shares() {
+        // Whoever hears "unknown" of all others drops its share: not said of one that may lie here unopened.
         Outcome::Running
     } else {
         Outcome::Unknown
@@ -171,9 +176,22 @@ pub fn open_all(core: &Core, names: &[String]) {
         if !holding::is_ours(&dir) {
             continue;
         }
-        match open_one(core, name, &dir) {
-            Ok(()) => {}
-            Err(error) => tracing::error!(wallet = name, %error, "the share of a wallet cannot be opened"),
+        if let Err(error) = open_when_free(core, name, &dir) {
+            core.note_unopened(name);
+            tracing::error!(wallet = name, %error, "the share of a wallet cannot be opened");
+        }
+    }
+}
+
+/// Its last user in this process may be about to let go of it.
+fn open_when_free(core: &Core, name: &str, dir: &Path) -> Result<(), HoldingError> {
+    let deadline = Instant::now() + LET_GO;
+    loop {
+        match open_one(core, name, dir) {
+            Err(HoldingError::Store(StoreError::InUse(_))) if Instant::now() < deadline => {
+                std::thread::sleep(LET_GO_POLL);
+            }
+            opened => return opened,
         }
     }
 }
@@ -209,5 +227,6 @@ pub fn open_one(core: &Core, name: &str, dir: &Path) -> Result<(), HoldingError>
         drop((store, db));
         remove_unfinished(dir);
     }
+    core.note_opened(name);
     Ok(())
 }
