@@ -200,9 +200,9 @@ impl ChainView for KernelView {
         }
     }
 
-    fn pool_mark(&self) -> PoolMark {
-        let sequence = self.kernel.mempool_info().map_or(0, |info| info.sequence);
-        PoolMark { tip: self.tip().hash, sequence }
+    fn pool_mark(&self) -> Option<PoolMark> {
+        let sequence = self.kernel.mempool_info().ok()?.sequence;
+        Some(PoolMark { tip: self.tip().hash, sequence })
     }
 
     fn estimate_fee(&self, target_blocks: u32, conservative: bool) -> Option<Estimate> {

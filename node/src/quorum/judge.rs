@@ -69,7 +69,7 @@ pub struct Allowed {
 
 /// Whether Core's own rules let the transaction into this member's mempool, its signatures aside. Gives the moment that
 /// the answer is true of.
-fn acceptable(core: &Core, checked: &Checked) -> Result<PoolMark, Refusal> {
+fn acceptable(core: &Core, checked: &Checked) -> Result<Option<PoolMark>, Refusal> {
     let deadline = Instant::now() + PARENT_PATIENCE;
     loop {
         // Read before the test: a change during it makes another mark.
@@ -92,7 +92,7 @@ pub fn decide(core: &Core, holding: &Holding, asking: &Asking, checked: &Checked
     let facts = facts(core, asking.coordinator, checked);
     let entry = entry(core, asking, checked);
     let acceptable_at = match holding.guard().wants_acceptance().then(|| acceptable(core, checked)).transpose() {
-        Ok(mark) => mark,
+        Ok(mark) => mark.flatten(),
         Err(refusal) => {
             let detail = format!("{}; {refusal}", entry.detail);
             note(holding, &Entry { outcome: "refuse".to_owned(), detail, ..entry });
@@ -129,7 +129,8 @@ pub fn release(core: &Core, holding: &Holding, allowed: &Allowed, checked: &Chec
     if holding.is_fenced() {
         return Err(Refusal::Fenced);
     }
-    if holding.guard().wants_acceptance() && allowed.acceptable_at != Some(core.chain().pool_mark()) {
+    let unchanged = allowed.acceptable_at.is_some_and(|mark| core.chain().pool_mark() == Some(mark));
+    if holding.guard().wants_acceptance() && !unchanged {
         acceptable(core, checked)?;
     }
     Ok(())

@@ -126,8 +126,8 @@ pub trait ChainView: Send + Sync + 'static {
 
     /// Core's test acceptance.
     fn test_accept(&self, transaction: &Transaction) -> Tested;
-    /// What test acceptance rests on.
-    fn pool_mark(&self) -> PoolMark;
+    /// What test acceptance rests on. None where it cannot be told: then nothing may be taken for unchanged.
+    fn pool_mark(&self) -> Option<PoolMark>;
 
     /// Core's smart fee estimate.
     fn estimate_fee(&self, target_blocks: u32, conservative: bool) -> Option<Estimate>;

@@ -298,8 +298,8 @@ impl ChainView for FakeChain {
         Tested::ScriptsFail
     }
 
-    fn pool_mark(&self) -> PoolMark {
-        PoolMark { tip: self.tip().hash, sequence: self.state().changes }
+    fn pool_mark(&self) -> Option<PoolMark> {
+        Some(PoolMark { tip: self.tip().hash, sequence: self.state().changes })
     }
 
     fn estimate_fee(&self, _: u32, _: bool) -> Option<Estimate> {
