@@ -9,6 +9,7 @@ mod shares;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use rocksdb::{ColumnFamilyDescriptor, DB, IteratorMode, Options, WriteBatch, WriteOptions};
 use thiserror::Error;
@@ -168,6 +169,10 @@ impl std::fmt::Debug for WalletDb {
 /// What a family gathers in memory before it goes to a file of its own.
 const WRITE_BUFFER_BYTES: usize = 2 * 1024 * 1024;
 
+/// How long the last user of a database in this process may take to let go of it.
+pub const LET_GO: Duration = Duration::from_secs(3);
+const LET_GO_POLL: Duration = Duration::from_millis(10);
+
 impl WalletDb {
     /// Opens the database in a directory, making it (mode 0700) when there is none.
     ///
@@ -208,6 +213,20 @@ impl WalletDb {
             }
         }
         Ok(store)
+    }
+
+    /// The same, once whoever still reads a database that was just closed has let go of it.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] where it is in use for longer than `within`.
+    pub fn open_when_free(path: &Path, within: Duration) -> Result<Self, StoreError> {
+        let deadline = Instant::now() + within;
+        loop {
+            match Self::open(path) {
+                Err(StoreError::InUse(_)) if Instant::now() < deadline => std::thread::sleep(LET_GO_POLL),
+                opened => return opened,
+            }
+        }
     }
 
     /// Where it is.
@@ -369,6 +388,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let _first = WalletDb::open(dir.path()).unwrap();
         assert!(matches!(WalletDb::open(dir.path()), Err(StoreError::InUse(_))));
+        let within = Duration::from_millis(50);
+        assert!(matches!(WalletDb::open_when_free(dir.path(), within), Err(StoreError::InUse(_))));
+    }
+
+    #[test]
+    fn a_database_opens_as_soon_as_its_last_user_lets_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = WalletDb::open(dir.path()).unwrap();
+        let path = dir.path().to_owned();
+        let second = std::thread::spawn(move || WalletDb::open_when_free(&path, Duration::from_secs(60)));
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(!second.is_finished());
+        drop(first);
+        second.join().unwrap().unwrap();
     }
 
     #[test]

@@ -61,6 +61,13 @@ pub enum HoldingError {
     Guard(PathBuf, GuardError),
 }
 
+impl HoldingError {
+    /// Somebody else has the wallet's database open.
+    pub const fn is_in_use(&self) -> bool {
+        matches!(self, Self::Store(StoreError::InUse(_)))
+    }
+}
+
 /// One wallet of this member.
 pub struct Holding {
     name: String,

@@ -23,11 +23,8 @@ pub(super) const FILE: &str = "wallet.dat";
 const PART: &str = "wallet.dat.part";
 /// Where the wallet without a name is unpacked, under the directory of all wallets.
 const UNNAMED: &str = ".unnamed";
-/// How long the last user of a wallet may take to let go of it.
-const LET_GO: Duration = Duration::from_secs(10);
-/// The same, for one that was just closed and is opened again.
-const REOPEN: Duration = Duration::from_secs(3);
-const PAUSE: Duration = Duration::from_millis(10);
+/// How long the last user of a wallet that is put into its file may take to let go of it.
+const PACKED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Why a wallet was not unpacked or packed.
 #[derive(Debug, thiserror::Error)]
@@ -169,9 +166,9 @@ impl Place {
         }
         let dirs = backup::part_dirs(&self.dir).map_err(io(&self.dir))?;
         let mut open = Vec::with_capacity(dirs.len());
-        let deadline = Instant::now() + LET_GO;
+        let deadline = Instant::now() + PACKED_WITHIN;
         for (name, dir) in dirs {
-            let db = open_until(&dir, deadline)?;
+            let db = WalletDb::open_when_free(&dir.join("db"), deadline.saturating_duration_since(Instant::now()))?;
             open.push((name, dir, db));
         }
         let parts = open.iter().map(|(name, dir, db)| backup::part(dir, name, db)).collect::<Result<Vec<_>, _>>()?;
@@ -185,21 +182,6 @@ impl Place {
         drop(open);
         remove_parts(&self.dir)
     }
-}
-
-fn open_until(dir: &Path, deadline: Instant) -> Result<WalletDb, ContainerError> {
-    loop {
-        match WalletDb::open(&dir.join("db")) {
-            Err(StoreError::InUse(_)) if Instant::now() < deadline => std::thread::sleep(PAUSE),
-            other => return Ok(other?),
-        }
-    }
-}
-
-/// The database of a wallet that this node alone holds, once its last user here has let go. Another node's use is an
-/// error.
-pub(super) fn open_when_free(dir: &Path) -> Result<WalletDb, ContainerError> {
-    open_until(dir, Instant::now() + REOPEN)
 }
 
 /// Removes what [`backup::unpack`] makes, and the directory if nothing else is in it and no file of ours.

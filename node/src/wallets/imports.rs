@@ -4,13 +4,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use bitcoin::{BlockHash, Transaction};
 use keyless_rpc::error::RpcError;
 use keyless_rpc::wallet::backend::{Import, Imports};
 use tss_wallet::WalletDb;
-use tss_wallet::store::StoreError;
+use tss_wallet::store::{LET_GO, StoreError};
 use tss_wallet::wallet::imports::ImportFailure;
 use tss_wallet::wallet::record::BlockPosition;
 
@@ -23,8 +22,6 @@ use crate::quorum::holding;
 const MARK: &str = "keyless";
 /// How long before its time a descriptor may have been paid: Core's window.
 const TIMESTAMP_WINDOW_S: u64 = 2 * 60 * 60;
-/// How long an open waits for the end of the unload before it.
-const REOPEN: Duration = Duration::from_secs(3);
 
 /// Whether a directory holds a wallet without keys.
 pub(super) fn is_plain(dir: &Path) -> bool {
@@ -46,17 +43,12 @@ pub(super) fn make_plain(dir: &Path) -> Result<Arc<WalletDb>, RpcError> {
 
 /// Opens the database of a wallet without keys.
 pub(super) fn open_plain(dir: &Path) -> Result<Arc<WalletDb>, RpcError> {
-    let deadline = Instant::now() + REOPEN;
-    loop {
-        match WalletDb::open(&dir.join("db")) {
-            Ok(db) => return Ok(Arc::new(db)),
-            // The last user of the wallet that was just unloaded is about to let go.
-            Err(StoreError::InUse(_)) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
-            Err(StoreError::InUse(_)) => {
-                return Err(RpcError::wallet(format!("Wallet file verification failed. {}", ContainerError::InUse)));
-            }
-            Err(error) => return Err(storage_error(error)),
+    match WalletDb::open_when_free(&dir.join("db"), LET_GO) {
+        Ok(db) => Ok(Arc::new(db)),
+        Err(StoreError::InUse(_)) => {
+            Err(RpcError::wallet(format!("Wallet file verification failed. {}", ContainerError::InUse)))
         }
+        Err(error) => Err(storage_error(error)),
     }
 }
 

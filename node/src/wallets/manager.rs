@@ -33,8 +33,8 @@ use crate::quorum::devquorum::Surroundings;
 use crate::quorum::sharing;
 use crate::quorum::{Core, CoreConfig, Host, Layout, Policy, holding, keygen};
 
-/// How long a load waits for the end of the unload before it, and an unload for a refill of the pool.
-const REOPEN: Duration = Duration::from_secs(3);
+/// How long an unload waits for a refill of the pool.
+const REFILLED_WITHIN: Duration = Duration::from_secs(3);
 
 /// Why the wallets could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -400,7 +400,7 @@ impl WalletManager {
 fn close(wallet: Arc<Loaded>, place: &Place) {
     wallet.closed.store(true, std::sync::atomic::Ordering::Release);
     wallet.lock_turn(None);
-    wallet.await_refill(REOPEN);
+    wallet.await_refill(REFILLED_WITHIN);
     if let Err(error) = wallet.wallet().settle() {
         tracing::warn!(wallet = wallet.name, %error, "addresses set aside will not be given out");
     }

@@ -3,10 +3,13 @@
 use std::time::{Duration, Instant};
 
 use bitcoin::Amount;
+use keyless_node::wallets::WalletManager;
 use keyless_p2p::cosigners::memory::Fate;
 use keyless_rpc::wallet::backend::Wallets;
+use tss_wallet::WalletDb;
+use tss_wallet::store::LET_GO;
 
-use crate::node::{Cluster, fund, send};
+use crate::node::{Cluster, Node, fund, send};
 
 const ONE: Amount = Amount::ONE_BTC;
 
@@ -149,5 +152,41 @@ async fn a_member_that_restarts_signs_again_without_a_command() {
     cluster.nodes.push(node);
     send(&cluster.nodes[0].wallet("w"), ONE).await.unwrap();
     send(&cluster.nodes[2].wallet("w"), ONE).await.unwrap();
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_cannot_open_a_share_does_not_say_that_it_knows_none() {
+    let mut cluster = Cluster::new(3);
+    cluster.nodes[0].create("w").await.unwrap();
+    let dirs: Vec<_> = cluster.nodes.iter().map(|node| node.options.wallets_dir.join("w")).collect();
+    let shares = |manager: &WalletManager| (manager.core().unwrap().has_pending(), manager.list().len());
+    let mut stopped = Vec::new();
+    for Node { manager, mut options, dir } in std::mem::take(&mut cluster.nodes) {
+        options.load = Vec::new();
+        cluster.hub.detach(&options.identity.peer_id());
+        manager.shutdown().await;
+        stopped.push((dir, options));
+    }
+    // The second one never saw the end of the key generation, the third one knows nothing of it.
+    keyless_node::quorum::holding::unset_complete(&dirs[1]).unwrap();
+    std::fs::remove_dir_all(&dirs[2]).unwrap();
+    let in_use = WalletDb::open_when_free(&dirs[0].join("db"), LET_GO).unwrap();
+
+    for (dir, options) in stopped {
+        cluster.nodes.push(Node::start(&cluster.chain, dir, options, Some(&cluster.hub)));
+    }
+    // Long enough for several questions.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(shares(&cluster.nodes[1].manager), (true, 0), "the share is kept");
+
+    drop(in_use);
+    let first = cluster.nodes.remove(0).restart(&cluster.chain, Some(&cluster.hub.clone())).await;
+    cluster.nodes.insert(0, first);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while shares(&cluster.nodes[1].manager) != (false, 1) {
+        assert!(Instant::now() < deadline, "{:?}", shares(&cluster.nodes[1].manager));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     cluster.shutdown().await;
 }

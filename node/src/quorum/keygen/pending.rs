@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tss_wallet::store::StoreError;
+use tss_wallet::store::LET_GO;
 use tss_wallet::{Epoch, MemberId, SessionId, ShareStore, WalletDb, WalletId};
 
 use super::super::core::Core;
@@ -18,9 +18,6 @@ use super::super::sessions::SessionKind;
 use super::super::wire::{Message, Outcome, Topic};
 
 const OUTCOME_DEADLINE: Duration = Duration::from_millis(1_500);
-/// How long whoever still reads a database may take to let go of it.
-const LET_GO: Duration = Duration::from_secs(3);
-const LET_GO_POLL: Duration = Duration::from_millis(20);
 
 /// A share that is stored and sealed, in a wallet that does not live yet.
 pub struct Pending {
@@ -176,29 +173,16 @@ pub fn open_all(core: &Core, names: &[String]) {
         if !holding::is_ours(&dir) {
             continue;
         }
-        if let Err(error) = open_when_free(core, name, &dir) {
+        if let Err(error) = open_one(core, name, &dir) {
             core.note_unopened(name);
             tracing::error!(wallet = name, %error, "the share of a wallet cannot be opened");
         }
     }
 }
 
-/// Its last user in this process may be about to let go of it.
-fn open_when_free(core: &Core, name: &str, dir: &Path) -> Result<(), HoldingError> {
-    let deadline = Instant::now() + LET_GO;
-    loop {
-        match open_one(core, name, dir) {
-            Err(HoldingError::Store(StoreError::InUse(_))) if Instant::now() < deadline => {
-                std::thread::sleep(LET_GO_POLL);
-            }
-            opened => return opened,
-        }
-    }
-}
-
 /// Opens one wallet's share.
 pub fn open_one(core: &Core, name: &str, dir: &Path) -> Result<(), HoldingError> {
-    let db = Arc::new(WalletDb::open(&dir.join("db"))?);
+    let db = Arc::new(WalletDb::open_when_free(&dir.join("db"), LET_GO)?);
     let store = ShareStore::new(Arc::clone(&db), core.me());
     let complete = holding::is_complete(dir);
     if holding::has_share(&db, core.me())? && store.has_share()? {

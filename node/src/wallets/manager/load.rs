@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use bdk_chain::BlockId;
 use bitcoin::Network;
@@ -10,13 +9,14 @@ use keyless_kernel::memory;
 use keyless_rpc::error::{RpcError, code};
 use keyless_rpc::wallet::backend::{CreateWallet, Loaded as LoadedName, Result};
 use tss_wallet::WalletDb;
+use tss_wallet::store::LET_GO;
 use tss_wallet::wallet::{Kind, Wallet, WalletOptions as LedgerOptions, WalletParams};
 
-use super::{OTHER_CHAIN, PRUNED, REOPEN, UNVERIFIED, WalletManager, clear, locked, unverified};
-use crate::quorum::devquorum::Embedded;
+use super::{OTHER_CHAIN, PRUNED, UNVERIFIED, WalletManager, clear, locked, unverified};
+use crate::quorum::devquorum::{Embedded, EmbeddedError};
 use crate::quorum::redeal::restore;
 use crate::quorum::{Core, Holding, holding, keygen};
-use crate::wallets::container::{self, ContainerError};
+use crate::wallets::container::ContainerError;
 use crate::wallets::follow::FollowError;
 use crate::wallets::imports::{is_plain, open_plain};
 use crate::wallets::loaded::{Keys, Loaded, Quorum, storage_error};
@@ -58,7 +58,8 @@ impl WalletManager {
             return Err(missing(UNKNOWN_FORMAT));
         }
         if !is_plain(&dir) && backup::is_self_contained(&dir) {
-            let db = container::open_when_free(&dir).map_err(|error| unverified(error.to_string()))?;
+            let db = WalletDb::open_when_free(&dir.join("db"), LET_GO)
+                .map_err(|error| unverified(ContainerError::from(error).to_string()))?;
             self.same_chain(&db).map_err(missing)?;
         }
         if is_plain(&dir) {
@@ -90,40 +91,26 @@ impl WalletManager {
         if self.chain.network() == Network::Bitcoin {
             return Err(RpcError::wallet("Error: a wallet of embedded co-signers is not available on the main chain"));
         }
-        let deadline = Instant::now() + REOPEN;
-        loop {
-            match Embedded::open(name, dir, &self.surroundings()) {
-                Ok((embedded, holding)) => return Ok(Keys { quorum: Quorum::Embedded(Arc::new(embedded)), holding }),
-                // The last user of the wallet that was just unloaded is about to let go.
-                Err(error) if Instant::now() < deadline && error.to_string().contains("in use") => {
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-                Err(error) if error.to_string().contains("in use") => {
-                    return Err(unverified(ContainerError::InUse.to_string()));
-                }
-                Err(error) => return Err(RpcError::wallet(format!("Error: {error}"))),
+        match Embedded::open(name, dir, &self.surroundings()) {
+            Ok((embedded, holding)) => Ok(Keys { quorum: Quorum::Embedded(Arc::new(embedded)), holding }),
+            Err(EmbeddedError::Holding(error)) if error.is_in_use() => {
+                Err(unverified(ContainerError::InUse.to_string()))
             }
+            Err(error) => Err(RpcError::wallet(format!("Error: {error}"))),
         }
     }
 
     /// The share that this node's co-signer opened at its start, or can open now.
     fn held_share(&self, core: &Arc<Core>, name: &str, dir: &Path) -> Result<Arc<Holding>> {
-        let deadline = Instant::now() + REOPEN;
-        loop {
-            if let Some(holding) = core.holding_named(name) {
-                return Ok(holding);
-            }
-            match keygen::open_one(core, name, dir) {
-                // The last user of the wallet is about to let go.
-                Err(error) if Instant::now() < deadline && error.to_string().contains("in use") => {
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-                Err(error) => return Err(RpcError::wallet(format!("Error: {error}"))),
-                Ok(()) => {
-                    let holding = core.holding_named(name);
-                    return holding.ok_or_else(|| RpcError::wallet("Error: this node holds no share of this wallet"));
-                }
-            }
+        if let Some(holding) = core.holding_named(name) {
+            return Ok(holding);
+        }
+        let opened = keygen::open_one(core, name, dir);
+        // Whoever else opened it meanwhile has it for all.
+        match (core.holding_named(name), opened) {
+            (Some(holding), _) => Ok(holding),
+            (None, Err(error)) => Err(RpcError::wallet(format!("Error: {error}"))),
+            (None, Ok(())) => Err(RpcError::wallet("Error: this node holds no share of this wallet")),
         }
     }
 
