@@ -88,12 +88,33 @@ impl RpcClient {
 
     /// Posts a raw body; answers with status code and body.
     pub fn post(&self, body: &str) -> std::io::Result<(u16, String)> {
-        let path = self.wallet.as_ref().map_or_else(|| "/".to_owned(), |name| format!("/wallet/{name}"));
-        self.request("POST", &path, body)
+        self.request("POST", &self.path(), body)
+    }
+
+    /// Sends a call and closes the connection after a while, whatever has been answered until then.
+    pub fn hang_up(&self, method: &str, params: &Value, after: Duration) -> std::io::Result<()> {
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
+        let _unread = self.send("POST", &self.path(), &body)?;
+        std::thread::sleep(after);
+        Ok(())
     }
 
     /// One request; answers with status code and body.
     pub fn request(&self, method: &str, path: &str, body: &str) -> std::io::Result<(u16, String)> {
+        let mut stream = self.send(method, path, body)?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        let status = head.split_whitespace().nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+        Ok((status, body.to_owned()))
+    }
+
+    fn path(&self) -> String {
+        self.wallet.as_ref().map_or_else(|| "/".to_owned(), |name| format!("/wallet/{name}"))
+    }
+
+    fn send(&self, method: &str, path: &str, body: &str) -> std::io::Result<TcpStream> {
         let mut stream = TcpStream::connect_timeout(&self.address, Duration::from_secs(5))?;
         stream.set_read_timeout(Some(CALL_DEADLINE))?;
         stream.set_nodelay(true)?;
@@ -108,12 +129,7 @@ impl RpcClient {
             body.len()
         );
         stream.write_all(&[head.as_bytes(), body.as_bytes()].concat())?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer)?;
-        let answer = String::from_utf8_lossy(&answer).into_owned();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-        let status = head.split_whitespace().nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
-        Ok((status, body.to_owned()))
+        Ok(stream)
     }
 }
 

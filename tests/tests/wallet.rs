@@ -9,6 +9,8 @@ mod client;
 mod libraries;
 #[path = "wallet/payments.rs"]
 mod payments;
+#[path = "wallet/retries.rs"]
+mod retries;
 #[path = "wallet/shared.rs"]
 mod shared;
 #[path = "wallet/twin.rs"]

@@ -149,7 +149,8 @@ fn measure(live: &Live, name: &str, wallet: &RpcClient, runs: &Runs, growth: &mu
     let aim = Some(Duration::from_millis(100));
     let queries: [(&'static str, &str, Value, Option<Duration>); 6] = [
         ("listtransactions", "listtransactions", json!([]), aim),
-        ("listtransactions of 1,000", "listtransactions", json!(["*", 1_000]), aim),
+        // At 100,000 these rows are of payments with 197 inputs each.
+        ("listtransactions of 1,000", "listtransactions", json!(["*", 1_000]), None),
         ("getbalance", "getbalance", json!([]), aim),
         ("getbalances", "getbalances", json!([]), aim),
         ("listunspent", "listunspent", json!([]), aim),
