@@ -11,6 +11,7 @@
 //! | [`faults`] | what one member can do wrong |
 //! | [`ceremonies`] | which ceremonies there are, among whom |
 //! | [`cells`] | every fault in every round of every ceremony, and what must hold |
+//! | [`equivocation`] | two broadcasts in the place of one, also among five and seven |
 //! | [`mutants`] | changed messages of every kind |
 //! | [`replays`] | messages in the place of others |
 
@@ -18,6 +19,7 @@
 
 mod cells;
 mod ceremonies;
+mod equivocation;
 mod faults;
 mod mutants;
 mod net;

@@ -70,14 +70,14 @@ struct Tally {
 }
 
 /// A ceremony with what is heard of other runs.
-struct Scene<M> {
-    stage: Stage<M>,
-    drawn_otherwise: BTreeMap<Place, Vec<u8>>,
+pub struct Scene<M> {
+    pub stage: Stage<M>,
+    pub drawn_otherwise: BTreeMap<Place, Vec<u8>>,
     another_session: BTreeMap<Place, Vec<u8>>,
 }
 
 impl<M: Machine> Scene<M> {
-    fn new(started: impl Fn(u8) -> Vec<(PartyIndex, M, Vec<Outgoing>)>) -> Self {
+    pub fn new(started: impl Fn(u8) -> Vec<(PartyIndex, M, Vec<Outgoing>)>) -> Self {
         let stage = Stage::run(started(7)).unwrap();
         let mut drawn_otherwise = Stage::run(started(7)).unwrap().said;
         // Test signatures of the same shares, with other nonces.

@@ -1,4 +1,5 @@
-//! The ceremonies that tests run: a 2-of-3 made, refreshed, changed, repaired; and what its shares sign.
+//! The ceremonies that tests run: a 2-of-3 made, refreshed, changed, repaired; larger ones made and refreshed; and what
+//! shares sign.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,6 +12,9 @@ use crate::ids::{Epoch, Outgoing, PartyIndex, SessionId};
 use crate::sign::{SignItem, SignParams, SigningSession};
 use crate::wallet::keychain::{AddressType, Branch, ChainId, KeyId};
 use crate::{Dkg, DkgParams, KeyShare, MemberId, Redeal, RedealParams, Roster, SigningIdentity, Split};
+
+/// Identities that there are.
+const MOST: u8 = 7;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ceremony {
@@ -34,17 +38,26 @@ fn identity(seed: u8) -> SigningIdentity {
     SigningIdentity::from_seed(&[seed; 32])
 }
 
+/// The least threshold that more than half of them reach.
 fn roster(seeds: &[u8]) -> Roster {
     let members: Vec<MemberId> = seeds.iter().map(|seed| identity(*seed).member_id()).collect();
-    Roster::new(2, members, Split::Refused).unwrap()
+    let threshold = u8::try_from(members.len() / 2 + 1).unwrap();
+    Roster::new(threshold, members, Split::Refused).unwrap()
+}
+
+/// Everyone's machine of a key generation of three.
+pub fn generation(session: u8) -> Vec<(PartyIndex, Dkg, Vec<Outgoing>)> {
+    generation_of(3, session)
 }
 
 /// Everyone's machine of a key generation.
-pub fn generation(session: u8) -> Vec<(PartyIndex, Dkg, Vec<Outgoing>)> {
-    let (session, roster) = (SessionId([session; 32]), roster(&[1, 2, 3]));
+pub fn generation_of(members: u8, session: u8) -> Vec<(PartyIndex, Dkg, Vec<Outgoing>)> {
+    let seeds: Vec<u8> = (1..=members).collect();
+    let (session, roster) = (SessionId([session; 32]), roster(&seeds));
     let wallet = DkgParams::wallet_id("w", Network::Regtest, &roster, &session);
     let params = DkgParams { wallet, network: Network::Regtest, roster, session, context: [0; 32] };
-    (1..=3)
+    seeds
+        .into_iter()
         .map(|seed| {
             let (machine, out) = Dkg::start(params.clone(), identity(seed), rand::thread_rng().r#gen()).unwrap();
             (machine.me(), machine, out)
@@ -60,12 +73,28 @@ pub fn dealing_again(
     session: u8,
     ahead: u32,
 ) -> Vec<(PartyIndex, Redeal, Vec<Outgoing>)> {
-    let public = old[&1].public();
     let (members, dealers): (&[u8], &[u8]) = match ceremony {
         Ceremony::Reshare => (&[1, 2, 4], &[1, 2, 3]),
         Ceremony::Repair => (&[1, 2, 3], &[1, 3]),
         Ceremony::Refresh | Ceremony::Generate => (&[1, 2, 3], &[1, 2, 3]),
     };
+    deal(members, dealers, old, session, ahead)
+}
+
+/// Everyone's machine of a refresh by all who hold a share.
+pub fn refresh_of(old: &BTreeMap<u8, Arc<KeyShare>>, session: u8) -> Vec<(PartyIndex, Redeal, Vec<Outgoing>)> {
+    let members: Vec<u8> = old.keys().copied().collect();
+    deal(&members, &members, old, session, 1)
+}
+
+fn deal(
+    members: &[u8],
+    dealers: &[u8],
+    old: &BTreeMap<u8, Arc<KeyShare>>,
+    session: u8,
+    ahead: u32,
+) -> Vec<(PartyIndex, Redeal, Vec<Outgoing>)> {
+    let public = old[&1].public();
     let params = RedealParams {
         old: Arc::clone(public),
         epoch: Epoch(public.epoch.0 + ahead),
@@ -76,7 +105,7 @@ pub fn dealing_again(
         context: [0; 32],
     };
     let takes_part = params.participants();
-    (1..=4)
+    (1..=MOST)
         .filter(|seed| takes_part.contains(&identity(*seed).member_id()))
         .map(|seed| {
             let share = old.get(&seed).filter(|_| dealers.contains(&seed)).map(Arc::as_ref);
@@ -91,7 +120,7 @@ pub fn dealing_again(
 pub fn by_seed(shares: &[Arc<KeyShare>]) -> BTreeMap<u8, Arc<KeyShare>> {
     let seed_of = |share: &KeyShare| {
         let member = *share.public().roster.member(share.me()).unwrap();
-        (1..=4).find(|seed| identity(*seed).member_id() == member).unwrap()
+        (1..=MOST).find(|seed| identity(*seed).member_id() == member).unwrap()
     };
     shares.iter().map(|share| (seed_of(share), Arc::clone(share))).collect()
 }
