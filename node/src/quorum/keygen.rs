@@ -241,7 +241,7 @@ fn ceremony(
     let params = params_of(core, link.topic(), roster, invitation)?;
     let started = Dkg::start(params, core.identity().clone(), core.fresh_seed());
     let (mut dkg, outgoing) = started.map_err(ceremony_failed)?;
-    link.post(&outgoing, |member| roster.index_of(member));
+    link.post_to_all(&outgoing, |member| roster.index_of(member));
     let pause = NO_PROGRESS + NO_PROGRESS_PER_MEMBER * u32::from(roster.count());
     let mut deadline = Instant::now() + pause;
     let mut stored = BTreeSet::new();
@@ -257,10 +257,7 @@ fn ceremony(
                 let Some(index) = roster.index_of(&from) else { continue };
                 for body in bodies {
                     match dkg.receive(index, &body.0) {
-                        // A member that went away is reported as such by the line itself.
-                        Ok(outgoing) => {
-                            link.post(&outgoing, |member| roster.index_of(member));
-                        }
+                        Ok(outgoing) => link.post_to_all(&outgoing, |member| roster.index_of(member)),
                         Err(error) if error.is_fatal() => return Err(ceremony_failed(error)),
                         Err(error) => tracing::warn!(session = %link.topic().session, %from, %error, "message dropped"),
                     }

@@ -18,11 +18,15 @@ use super::wire::{self, Blob, Message, Topic};
 /// Bytes of envelopes that a session keeps as evidence. Larger sessions keep their first ones.
 pub(super) const EVIDENCE_BYTES: usize = 256 << 10;
 
+/// How long members may take to connect to each other once a session that needs them all has begun.
+const CONNECTING: Duration = Duration::from_millis(500);
+const CONNECTING_POLL: Duration = Duration::from_millis(20);
+
 /// What a session hears.
 #[derive(Debug)]
 pub enum Heard {
     Message(MemberId, Message),
-    /// The connection to a participant ended.
+    /// The connection to a participant ended, or there never was one.
     Down(MemberId),
     Stop,
     Deadline,
@@ -44,6 +48,8 @@ pub struct Link<'a> {
     inbox: Inbox,
     others: BTreeSet<MemberId>,
     evidence: RefCell<Vec<Vec<u8>>>,
+    /// What was for them did not leave, and the session has not heard so yet.
+    unreached: RefCell<BTreeSet<MemberId>>,
 }
 
 impl<'a> Link<'a> {
@@ -51,7 +57,7 @@ impl<'a> Link<'a> {
     pub fn new(core: &'a Core, topic: Topic, inbox: Inbox, others: impl IntoIterator<Item = MemberId>) -> Self {
         let me = core.me();
         let others = others.into_iter().filter(|member| *member != me).collect();
-        Self { core, topic, inbox, others, evidence: RefCell::default() }
+        Self { core, topic, inbox, others, evidence: RefCell::default(), unreached: RefCell::default() }
     }
 
     pub fn topic(&self) -> &Topic {
@@ -82,8 +88,29 @@ impl<'a> Link<'a> {
         outgoing: &[Outgoing],
         index_of: impl Fn(&MemberId) -> Option<PartyIndex>,
     ) -> BTreeSet<MemberId> {
+        self.post_to(&self.others, outgoing, &index_of)
+    }
+
+    /// The same in a session that needs them all: whoever cannot be reached within a moment is heard of as down. Two
+    /// members may still be connecting when a third one begins.
+    pub fn post_to_all(&self, outgoing: &[Outgoing], index_of: impl Fn(&MemberId) -> Option<PartyIndex>) {
+        let deadline = Instant::now() + CONNECTING;
+        let mut left = self.post(outgoing, &index_of);
+        while !left.is_empty() && Instant::now() < deadline {
+            std::thread::sleep(CONNECTING_POLL);
+            left = self.post_to(&left, outgoing, &index_of);
+        }
+        self.unreached.borrow_mut().extend(left);
+    }
+
+    fn post_to(
+        &self,
+        others: &BTreeSet<MemberId>,
+        outgoing: &[Outgoing],
+        index_of: &impl Fn(&MemberId) -> Option<PartyIndex>,
+    ) -> BTreeSet<MemberId> {
         let mut unreachable = BTreeSet::new();
-        for other in &self.others {
+        for other in others {
             let Some(index) = index_of(other) else { continue };
             let for_it = |to: &Recipient| match to {
                 Recipient::All => true,
@@ -153,6 +180,9 @@ impl<'a> Link<'a> {
 
     /// The next message of a participant, or what else ends the wait.
     pub fn next(&self, deadline: Instant) -> Heard {
+        if let Some(member) = self.unreached.borrow_mut().pop_first() {
+            return Heard::Down(member);
+        }
         loop {
             match self.inbox.next(deadline) {
                 None => return Heard::Deadline,

@@ -113,3 +113,34 @@ async fn what_is_void_is_not_computed_and_gives_its_place_to_the_next_ceremony()
     send(&cluster.nodes[2].wallet("w"), bitcoin::Amount::ONE_BTC).await.unwrap();
     cluster.shutdown().await;
 }
+
+/// A member that has just come back may be connected to whoever begins, and not yet to all.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_members_that_are_connecting_are_waited_for_and_two_that_do_not_are_named() {
+    let (cluster, last) = quorum().await;
+    let second = cluster.nodes[1].options.identity.peer_id();
+    cluster.hub.cut(&second, &last);
+    let wallet = cluster.nodes[0].wallet("w");
+    let refresh = tokio::spawn(async move { wallet.refresh_shares().await });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    cluster.hub.heal(&second, &last);
+    assert_eq!(refresh.await.unwrap().unwrap().epoch, 1);
+
+    cluster.hub.cut(&second, &last);
+    let started = Instant::now();
+    let error = cluster.nodes[0].wallet("w").refresh_shares().await.unwrap_err();
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}: {error}", started.elapsed());
+    let named = |peer: &PeerId| error.message.contains(&peer.to_string());
+    assert!(named(&second) && named(&last), "{error}");
+    let name = keyless_rpc::wallet::backend::CreateWallet { name: "v".to_owned(), ..Default::default() };
+    let started = Instant::now();
+    let error = keyless_rpc::wallet::backend::Wallets::create(&*cluster.nodes[0].manager, name).await.unwrap_err();
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}: {error}", started.elapsed());
+
+    cluster.hub.heal(&second, &last);
+    wait_for("the ceremony is over", || cluster.nodes.iter().all(|node| !node.manager.core().unwrap().has_pending()))
+        .await;
+    assert_eq!(cluster.nodes[2].wallet("w").refresh_shares().await.unwrap().epoch, 2);
+    send(&cluster.nodes[1].wallet("w"), bitcoin::Amount::ONE_BTC).await.unwrap();
+    cluster.shutdown().await;
+}

@@ -192,8 +192,7 @@ impl Ceremony<'_> {
     }
 
     fn post(&self, machine: &Redeal, outgoing: &[Outgoing]) {
-        // A member that went away is reported as such by the line itself.
-        self.link.post(outgoing, |member| machine.index_of(member));
+        self.link.post_to_all(outgoing, |member| machine.index_of(member));
     }
 
     /// The new share, or that there will be none, once this member's signature is about to be sent.
