@@ -161,6 +161,12 @@ impl Life {
         self.roster.iter().copied().filter(|m| self.quorum.members[*m].is_running()).collect()
     }
 
+    /// Why a member's share signs nothing, as it says itself.
+    fn refuses(&self, m: usize) -> Option<String> {
+        let info = self.info(m).ok()?;
+        info["refuses"].as_str().map(str::to_owned)
+    }
+
     /// The highest epoch that a running member is in.
     fn epoch(&self) -> u64 {
         self.running().into_iter().filter_map(|m| self.epoch_of(m)).max().expect("a member holds a share")
@@ -196,7 +202,7 @@ impl Life {
         }
     }
 
-    /// Until all members that run have a share of one epoch.
+    /// Until all members that run have a share of one epoch, and none waits for another one.
     fn settle(&self) {
         self.wait_connected();
         let mut seen = Vec::new();
@@ -204,7 +210,9 @@ impl Life {
         loop {
             let epochs: Vec<(usize, Option<u64>)> = self.running().into_iter().map(|m| (m, self.epoch_of(m))).collect();
             let first = epochs.first().and_then(|(_, epoch)| *epoch);
-            if first.is_some() && epochs.iter().all(|(_, epoch)| *epoch == first) {
+            // A member that was set back to an old backup signs nothing until the others have dealt it a new share.
+            let sign = || self.running().into_iter().all(|m| self.refuses(m).is_none());
+            if first.is_some() && epochs.iter().all(|(_, epoch)| *epoch == first) && sign() {
                 return;
             }
             if seen.last() != Some(&epochs) {

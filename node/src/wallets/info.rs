@@ -55,6 +55,7 @@ pub(super) fn quorum(loaded: &Loaded, keys: &Keys) -> QuorumInfo {
         ecdsa_xpub: public.ecdsa.xpub(public.network).to_string(),
         schnorr_xpub: public.schnorr.xpub(public.network).to_string(),
         devquorum: matches!(keys.quorum, Quorum::Embedded(_)),
+        refuses: keys.holding.own_refusal(&core.me()).map(|refusal| refusal.to_string()),
     }
 }
 

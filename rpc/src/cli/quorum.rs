@@ -80,6 +80,7 @@ impl View<'_> {
         ];
         lines.extend(members.iter().map(|member| self.member_line(member)));
         lines.push(String::new());
+        lines.extend(self.refuses().map(|why| format!("This node signs nothing: {why}")));
         lines.push(format!("Sessions under way: {}", if self.sessions.is_empty() { "none" } else { "" }).trim().into());
         lines.extend(self.sessions.iter().map(|session| self.session_line(session)));
         if let Some(progress) = self.scanning.member("progress").as_f64() {
@@ -87,6 +88,12 @@ impl View<'_> {
             lines.push(format!("Rescan: {:.1} % after {seconds} s", progress * 100.0));
         }
         lines.join("\n")
+    }
+
+    /// Why this node's share signs nothing.
+    fn refuses(&self) -> Option<&str> {
+        let why = self.quorum.member("refuses");
+        (!why.is_null()).then(|| why.val_str())
     }
 
     fn peer(&self, member: &Value) -> Option<&Value> {
@@ -101,6 +108,7 @@ impl View<'_> {
             (true, ..) => "suspended",
             (_, true, _) => "excluded",
             _ if self.locked && set(member, "self") => "locked",
+            _ if self.refuses().is_some() && set(member, "self") => "refuses",
             (_, _, true) => "online",
             _ => "offline",
         }

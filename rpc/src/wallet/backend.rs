@@ -242,6 +242,8 @@ pub struct QuorumInfo {
     pub schnorr_xpub: String,
     /// Co-signers embedded in this process.
     pub devquorum: bool,
+    /// Why this node's share signs nothing, if so.
+    pub refuses: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

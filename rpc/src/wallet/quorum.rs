@@ -62,6 +62,7 @@ fn quorum_value(name: &str, quorum: QuorumInfo) -> Value {
         .with("ecdsa", Value::obj().with("xpub", quorum.ecdsa_xpub))
         .with("schnorr", Value::obj().with("xpub", quorum.schnorr_xpub))
         .with("devquorum", quorum.devquorum)
+        .with_opt("refuses", quorum.refuses)
 }
 
 fn member_value(member: QuorumMember) -> Value {

@@ -86,13 +86,8 @@ fn whoever_says_two_things_in_one_broadcast_leaves_no_two_results_and_no_share()
     let sizes: &[u8] = if long.is_some() { &[3, 5, 7] } else { &[3] };
     let seeds = long.unwrap_or(SHORT);
     // The short form is of one of the two ceremonies.
-    let (generates, refreshes) = long.map_or_else(
-        || {
-            let generates = rand::random();
-            (generates, !generates)
-        },
-        |_| (true, true),
-    );
+    let one: bool = rand::random();
+    let (generates, refreshes) = if long.is_some() { (true, true) } else { (one, !one) };
     for members in sizes {
         let mut tally = Tally::default();
         if generates {
