@@ -260,6 +260,16 @@ fn options_are_refused_as_bitcoind_refuses_them() {
 }
 
 #[test]
+fn a_port_that_no_peer_will_connect_to_is_warned_of() {
+    // The second option ends the node before it binds.
+    let mut node = Daemon::new(Options::keyless().arg("-bind=127.0.0.1:6667").arg("-whitebind=127.1"));
+    node.spawn();
+    assert_eq!(node.wait_end().code(), Some(1), "{}", node.stderr());
+    let warning = "Warning: -bind request to listen on port 6667. This port is considered \"bad\"";
+    assert!(node.stderr().contains(warning), "{}", node.stderr());
+}
+
+#[test]
 fn what_core_throws_while_it_loads_is_said() {
     let mut node = Daemon::new(Options::keyless().arg("-disablewallet").arg("-txindex"));
     let indexes = node.net_dir().join("indexes");

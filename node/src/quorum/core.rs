@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use bitcoin::{BlockHash, Network, OutPoint, Transaction, Txid};
+use bitcoin::{BlockHash, Network, OutPoint, Transaction};
 use keyless_p2p::cosigners::{Carrier, Events, PeerId, peer_id_of};
 use rand::RngCore;
 use tokio::task::JoinHandle;
@@ -21,6 +21,7 @@ use tss_wallet::{Epoch, MemberId, SessionId, SigningIdentity, WalletId};
 use self::incoming::{AtWork, run};
 use super::holding::Holding;
 use super::keygen::Pending;
+use super::names::Claim;
 use super::rate::Bucket;
 use super::redeal::join::Join;
 use super::refusal::Refusal;
@@ -62,8 +63,8 @@ pub trait Host: Send + Sync + 'static {
     fn wallet_left(&self, wallet: WalletId);
     /// Another coordinator holds these indexes now.
     fn leased_elsewhere(&self, wallet: WalletId, ranges: &[LeaseRange]);
-    /// A transaction of a wallet that was not given up.
-    fn transaction(&self, wallet: WalletId, txid: &Txid) -> Option<Transaction>;
+    /// What was paid under a name, if it was not given up.
+    fn payment(&self, wallet: WalletId, claim: &Claim) -> Option<Transaction>;
     /// The transaction of a wallet that spends a coin and may still confirm.
     fn spender(&self, wallet: WalletId, coin: &OutPoint) -> Option<Transaction>;
     /// A wallet's transactions in the mempool, parents first.

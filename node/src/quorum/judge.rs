@@ -3,6 +3,8 @@
 //! Owns no state; what is decided is written by [`Guard`](super::guard::Guard). Used alike by the coordinator for its
 //! own share and by every participant, and by the dry run, which writes nothing.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bitcoin::Transaction;
@@ -65,6 +67,14 @@ pub struct Allowed {
     facts: Facts,
     /// The moment when this member's mempool would have taken the transaction.
     acceptable_at: Option<PoolMark>,
+    /// This member's share has left.
+    released: Arc<AtomicBool>,
+}
+
+impl Allowed {
+    pub fn is_released(&self) -> bool {
+        self.released.load(Ordering::Acquire)
+    }
 }
 
 /// Whether Core's own rules let the transaction into this member's mempool, its signatures aside. Gives the moment that
@@ -101,7 +111,7 @@ pub fn decide(core: &Core, holding: &Holding, asking: &Asking, checked: &Checked
     };
     let question = question(core, holding, asking, checked);
     match holding.guard().decide(&facts, entry, question) {
-        Ok(Decision::Sign) => Ok(Allowed { facts, acceptable_at }),
+        Ok(Decision::Sign) => Ok(Allowed { facts, acceptable_at, released: Arc::default() }),
         Ok(Decision::Refuse(denial)) => Err(Refusal::Policy(denial)),
         Ok(Decision::Wait(asked)) => {
             if asked.opened {
@@ -133,6 +143,7 @@ pub fn release(core: &Core, holding: &Holding, allowed: &Allowed, checked: &Chec
     if holding.guard().wants_acceptance() && !unchanged {
         acceptable(core, checked)?;
     }
+    allowed.released.store(true, Ordering::Release);
     Ok(())
 }
 
@@ -151,7 +162,9 @@ pub fn settle(holding: &Holding) -> Result<(), Refusal> {
 
 /// After the end: what was signed is in the log, and whether this member's mempool takes it as it is.
 pub fn signed(core: &Core, holding: &Holding, asking: &Asking, checked: &Checked, signatures: &[Signature]) {
-    let finished = finished(checked, signatures).map(|tx| core.chain().test_accept(&tx));
+    let tx = finished(checked, signatures);
+    let txid = tx.as_ref().map(Transaction::compute_txid).or(checked.txid);
+    let finished = tx.map(|tx| core.chain().test_accept(&tx));
     let mut detail = format!("{} signatures", signatures.len());
     match finished {
         Some(Tested::Accepted) => detail.push_str("; acceptable to the mempool"),
@@ -163,7 +176,8 @@ pub fn signed(core: &Core, holding: &Holding, asking: &Asking, checked: &Checked
         }
         None => {}
     }
-    note(holding, &Entry { kind: Kind::Signed, outcome: "signed".to_owned(), detail, ..entry(core, asking, checked) });
+    let outcome = "signed".to_owned();
+    note(holding, &Entry { kind: Kind::Signed, outcome, detail, txid, ..entry(core, asking, checked) });
     fence::announce(core, holding);
 }
 

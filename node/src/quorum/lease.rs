@@ -29,6 +29,8 @@ const MAX_RANGES: usize = 8;
 /// Last index a lease may reach; BIP32 ends at 2³¹.
 const MAX_INDEX: u32 = 1 << 30;
 const ANSWER_DEADLINE: Duration = Duration::from_millis(2_500);
+/// More for each index: its script is derived before the answer.
+const ANSWER_PER_INDEX: Duration = Duration::from_millis(1);
 const PROBE_DEADLINE: Duration = Duration::from_millis(1_500);
 /// Times a lease is tried again above the marks of other coordinators.
 const MAX_TRIES: u32 = 16;
@@ -151,15 +153,16 @@ fn ask(core: &Core, holding: &Holding, ranges: &[LeaseRange], other_epoch: &Othe
     let suspended = holding.suspended();
     let asked = holding.members().iter().copied().filter(|member| !suspended.contains(member));
     let link = Link::new(core, topic, inbox, asked);
-    let expected = scripts_hash(holding.keys(), ranges);
     let unreachable = link.send_all(0, &Message::Lease(ranges.to_vec()));
+    let expected = scripts_hash(holding.keys(), ranges);
     let mut missing: Vec<Missing> = unreachable.iter().map(|member| Missing::unreachable(core, *member)).collect();
     let mut waiting: Vec<MemberId> =
         link.others().iter().filter(|member| !unreachable.contains(member)).copied().collect();
     let needed = usize::from(holding.threshold());
     let mut granted = 1;
     let mut behind = false;
-    let deadline = Instant::now() + ANSWER_DEADLINE;
+    let indexes = ranges.iter().map(|range| range.count).fold(0, u32::saturating_add);
+    let deadline = Instant::now() + ANSWER_DEADLINE + ANSWER_PER_INDEX * indexes;
     while granted < needed && !waiting.is_empty() {
         link.note("waiting for grants", waiting.iter().copied());
         match link.next(deadline) {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bitcoin::consensus::encode::serialize;
 use bitcoin::hashes::{Hash, sha256};
-use bitcoin::{OutPoint, Txid};
+use bitcoin::{OutPoint, ScriptBuf, Transaction, Txid};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 use tss_wallet::{MemberId, SessionId};
@@ -50,9 +50,17 @@ pub struct NameRequest {
     pub seconds: u32,
 }
 
+/// A transaction's id before it is signed, by which members know a payment: signatures of older coin types change the id.
+pub fn unsigned_txid(tx: &Transaction) -> Txid {
+    let mut tx = tx.clone();
+    tx.input.iter_mut().for_each(|input| input.script_sig = ScriptBuf::new());
+    tx.compute_txid()
+}
+
 /// The last transaction that a member signed under a name, or tried to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
+    /// Before it is signed, see [`unsigned_txid`].
     pub txid: Txid,
     /// Inputs that every transaction of the name has in common.
     pub inputs: Vec<OutPoint>,
@@ -137,11 +145,11 @@ pub fn asked(core: &Core, from: MemberId, topic: Topic, request: &NameRequest) {
 fn answer(core: &Core, holding: &Holding, by: MemberId, request: &NameRequest) -> NameAnswer {
     // The name first: whoever takes it hears of all that was signed before.
     let held = !holds(holding).take(request, by, Instant::now());
-    let known = holding.payment_named(&request.name).map(|(txid, inputs)| Claim { txid, inputs });
+    let known = holding.payment_named(&request.name);
     let txid = known.as_ref().map(|claim| claim.txid);
     let now = core.chain().now();
     let asks = txid.is_some() && holding.guard().open_questions(now).iter().any(|(_, question)| question.txid == txid);
-    let transaction = txid.and_then(|txid| core.host()?.transaction(holding.wallet(), &txid));
+    let transaction = known.as_ref().and_then(|claim| core.host()?.payment(holding.wallet(), claim));
     NameAnswer { held, asks, known, transaction: transaction.map(|transaction| Blob(serialize(&transaction))) }
 }
 

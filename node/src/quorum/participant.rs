@@ -127,11 +127,6 @@ fn take_part(core: &Core, holding: &Holding, from: MemberId, topic: Topic, asked
     {
         return Err(Refusal::Excluded(u16::from(party.get())));
     }
-    if let (Some(key), Some(txid)) = (key, checked.txid)
-        && !holding.remember_payment(key, txid, &checked.inputs).map_err(|error| Refusal::Storage(error.to_string()))?
-    {
-        return Err(Refusal::OtherTransaction);
-    }
     let mut coins = match (request.coins, checked.txid) {
         (CoinChoice::Wallet, Some(txid)) => {
             if let Some(refusal) = sharing::refuse_spent(core, holding, from, &checked.inputs) {
@@ -141,6 +136,13 @@ fn take_part(core: &Core, holding: &Holding, from: MemberId, topic: Topic, asked
         }
         _ => None,
     };
+    let before = key.and_then(|key| holding.payment(key));
+    // What cannot be signed for its coins leaves the payment of that name as it is known.
+    if let (Some(key), Some(txid)) = (key, checked.txid)
+        && !holding.remember_payment(key, txid, &checked.inputs).map_err(|error| Refusal::Storage(error.to_string()))?
+    {
+        return Err(Refusal::OtherTransaction);
+    }
     let kind = match request.subject {
         Subject::Transaction { .. } => SessionKind::Transaction,
         Subject::Message { .. } => SessionKind::Message,
@@ -175,6 +177,11 @@ fn take_part(core: &Core, holding: &Holding, from: MemberId, topic: Topic, asked
     };
     if let Some(coins) = coins.as_mut().filter(|_| signed) {
         coins.signed();
+    }
+    if let (Some(key), Some(txid)) = (key, checked.txid)
+        && !allowed.is_released()
+    {
+        holding.forget_payment(key, txid, before).map_err(|error| Refusal::Storage(error.to_string()))?;
     }
     Ok(())
 }

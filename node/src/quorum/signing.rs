@@ -25,7 +25,7 @@ use super::check::{self, Checked};
 use super::coins::TakenCoins;
 use super::core::Core;
 use super::error::{Missing, MissingList, QuorumError};
-use super::holding::Holding;
+use super::holding::{Holding, HoldingError};
 use super::judge::{self, Allowed, Asking};
 use super::link::{Heard, Link};
 use super::participant::{PER_SESSION, members_of, needs_ecdsa, note_failure, post, sign_items};
@@ -154,14 +154,6 @@ struct Request<'a> {
 
 impl Request<'_> {
     fn run(&self) -> Result<Vec<Signature>, QuorumError> {
-        if let (Some(key), Some(txid)) = (self.terms.idempotency_key, self.checked.txid)
-            && !self
-                .holding
-                .remember_payment(key, txid, &self.checked.inputs)
-                .map_err(|error| QuorumError::Storage(error.to_string()))?
-        {
-            return Err(QuorumError::OwnRefusal(Refusal::OtherTransaction));
-        }
         let mut coins = match (self.terms.coins, self.checked.txid) {
             (CoinChoice::Wallet, Some(txid)) => {
                 let taken = self.holding.take_coins(self.core.me(), txid, &self.checked.inputs);
@@ -169,17 +161,37 @@ impl Request<'_> {
             }
             _ => None,
         };
-        let mut field = Field::default();
+        let name = self.terms.idempotency_key.zip(self.checked.txid);
+        let before = name.and_then(|(key, _)| self.holding.payment(key));
+        let storage = |error: HoldingError| QuorumError::Storage(error.to_string());
+        if let Some((key, txid)) = name
+            && !self.holding.remember_payment(key, txid, &self.checked.inputs).map_err(storage)?
+        {
+            return Err(QuorumError::OwnRefusal(Refusal::OtherTransaction));
+        }
         let allowed = self.own_decision()?;
+        let result = self.rounds(&allowed);
+        if result.is_ok() {
+            coins.iter_mut().for_each(TakenCoins::signed);
+        }
+        // Other coins will do, as this node's share has not left for these.
+        if let (Some((key, txid)), Err(QuorumError::CoinTaken(_))) = (name, &result)
+            && !allowed.is_released()
+        {
+            self.holding.forget_payment(key, txid, before).map_err(storage)?;
+        }
+        result
+    }
+
+    /// Attempts with one set of signers after the other.
+    fn rounds(&self, allowed: &Allowed) -> Result<Vec<Signature>, QuorumError> {
+        let mut field = Field::default();
         let one_round = !needs_ecdsa(&sign_items(&self.checked));
         loop {
             let tried =
-                if one_round { self.roast(&mut field, &allowed).map(Some) } else { self.one_set(&mut field, &allowed) };
+                if one_round { self.roast(&mut field, allowed).map(Some) } else { self.one_set(&mut field, allowed) };
             match tried {
-                Ok(Some(signatures)) => {
-                    coins.iter_mut().for_each(TakenCoins::signed);
-                    return Ok(signatures);
-                }
+                Ok(Some(signatures)) => return Ok(signatures),
                 Ok(None) => {}
                 Err(error) if field.asks() => self.wait_for_answers(&mut field, error)?,
                 Err(error) => return Err(error),

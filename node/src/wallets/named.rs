@@ -13,7 +13,7 @@ use keyless_rpc::wallet::backend::{FeeReason, SendNote, Sent, SpendRequest};
 use super::loaded::{Keys, Loaded, storage_error};
 use super::sign::quorum_error;
 use crate::quorum::approvals::{OPEN_SECONDS, OPEN_SECONDS_UNATTENDED};
-use crate::quorum::names::{self, NameLease};
+use crate::quorum::names::{self, Claim, NameLease};
 
 /// How often a payment is tried while members tell of others under its name.
 const MAX_TRIES: u32 = 3;
@@ -54,7 +54,8 @@ impl Loaded {
                 Err(error) => {
                     tries += 1;
                     let news = tries < MAX_TRIES && lease.ask().is_ok() && *lease.claims() != before;
-                    if !news {
+                    // What another member made may have arrived meanwhile.
+                    if !news && self.payment_of(request, name, keys, &lease)?.is_none() {
                         return Err(error);
                     }
                 }
@@ -63,15 +64,16 @@ impl Loaded {
     }
 
     fn own_payment(&self, name: &str, keys: &Keys) -> Option<Txid> {
-        let (txid, _) = keys.holding.payment(name)?;
-        self.live_transaction(&txid).map(|_| txid)
+        let claim = keys.holding.payment(name)?;
+        self.claimed(&claim).map(|tx| tx.compute_txid())
     }
 
-    /// A transaction of this wallet that was not given up.
-    pub(super) fn live_transaction(&self, txid: &Txid) -> Option<Transaction> {
+    /// The transaction of this wallet that is spoken of, if it was not given up.
+    pub(super) fn claimed(&self, claim: &Claim) -> Option<Transaction> {
         let wallet = self.wallet();
-        let record = wallet.ledger().get(txid).filter(|record| !record.is_abandoned())?;
-        Some(record.tx.as_ref().clone())
+        let spenders = claim.inputs.iter().flat_map(|input| wallet.ledger().spenders(*input));
+        let mut kept = spenders.filter(|record| !record.is_abandoned());
+        kept.find(|record| names::unsigned_txid(&record.tx) == claim.txid).map(|record| record.tx.as_ref().clone())
     }
 
     /// The payment that was made under a name, here or by another member.
@@ -89,7 +91,7 @@ impl Loaded {
             return Ok(Some(txid));
         }
         for claim in lease.claims().values() {
-            let Some(tx) = self.live_transaction(&claim.txid) else { continue };
+            let Some(tx) = self.claimed(claim) else { continue };
             let said = lease.claims().values().filter(|other| other.txid == claim.txid).count();
             let believed = said >= usize::from(keys.holding.threshold()) || pays(&tx, request);
             let ours = {
@@ -99,7 +101,7 @@ impl Loaded {
             if believed && ours {
                 let inputs: Vec<OutPoint> = tx.input.iter().map(|input| input.previous_output).collect();
                 keys.holding.remember_payment(name, claim.txid, &inputs).map_err(storage_error)?;
-                return Ok(Some(claim.txid));
+                return Ok(Some(tx.compute_txid()));
             }
         }
         Ok(None)
@@ -117,7 +119,7 @@ impl Loaded {
                 && !locks.is_claimed(**coin)
         };
         let mut coins: Vec<OutPoint> = Vec::new();
-        if let Some((_, inputs)) = keys.holding.payment(name) {
+        if let Some(Claim { inputs, .. }) = keys.holding.payment(name) {
             coins.extend(inputs.iter().find(free).or(inputs.first()).copied());
         }
         for claim in lease.claims().values() {

@@ -197,6 +197,10 @@ impl Loaded {
             let last_draw = draws >= MAX_DRAWS;
             let terms = Terms { idempotency_key, coins: CoinChoice::Wallet, last_draw, approval_seconds };
             match self.pay(params, kept, terms, insufficient) {
+                // No other coin will do, and this one has been spent meanwhile.
+                Err(SignFailure::CoinTaken(coin)) if is_preset(params, &coin) && self.spender(&coin).is_some() => {
+                    break Err(SignFailure::CoinTaken(coin).into());
+                }
                 Err(SignFailure::CoinTaken(coin)) if draws < MAX_DRAWS => {
                     draws += 1;
                     if let Err(error) = self.wallet().claim(&[coin], set_aside) {
@@ -385,6 +389,10 @@ impl Loaded {
         }
         Ok(())
     }
+}
+
+fn is_preset(params: &SpendParams, coin: &OutPoint) -> bool {
+    params.inputs.iter().any(|input| input.outpoint == *coin)
 }
 
 /// Whether a transaction was made here and is neither in a block nor in the mempool.

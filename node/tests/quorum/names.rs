@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use bitcoin::hashes::Hash;
 use bitcoin::{Amount, ScriptBuf, Txid};
 use keyless_node::wallets::ChainView;
 use keyless_rpc::error::RpcError;
 use keyless_rpc::wallet::backend::{SendNote, WalletHandle};
+use tss_wallet::MemberId;
 use tss_wallet::policy::Action;
 
 use crate::guards::{funded, rule, strict};
@@ -33,6 +35,30 @@ async fn a_payment_whose_reply_was_lost_is_the_answer_of_every_member() {
         assert_eq!(pay(wallet, ONE).await.unwrap(), txid);
     }
     assert_eq!(cluster.chain.mempool_len(), 1);
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_is_not_bound_to_coins_that_another_payment_had_taken() {
+    let (cluster, wallets) = funded().await;
+    let coins: Vec<_> = {
+        let loaded = cluster.nodes[0].manager.loaded("w").unwrap();
+        let wallet = loaded.wallet();
+        wallet.ledger().open_coins().map(|(coin, _)| coin).collect()
+    };
+    let holding = |node: usize| cluster.nodes[node].manager.core().unwrap().holding_named("w").unwrap();
+    let members: Vec<_> = cluster.nodes.iter().map(|node| MemberId(node.options.identity.public_key())).collect();
+    let nobodys = Txid::from_byte_array([7; 32]);
+    let taken: Vec<_> = [(1, 2), (2, 1)]
+        .map(|(node, by)| holding(node).take_coins(members[by], nobodys, &coins[1..]).unwrap())
+        .into_iter()
+        .collect();
+    let txid = pay(&wallets[0], ONE).await.unwrap();
+    let made = cluster.chain.mempool_transaction(&txid).unwrap();
+    assert_eq!(made.input.iter().map(|input| input.previous_output).collect::<Vec<_>>(), coins[..1]);
+    assert_eq!(holding(0).payment("invoice 7").unwrap().inputs, coins[..1]);
+    drop(taken);
+    assert_eq!(pay(&wallets[1], ONE).await.unwrap(), txid);
     cluster.shutdown().await;
 }
 
@@ -73,9 +99,9 @@ async fn a_retry_at_another_member_spends_a_coin_of_the_attempt_that_failed() {
         wallet.set_signing_policy(strict(vec![rule("all", None, Action::Sign)])).await.unwrap();
     }
     let txid = pay(&wallets[2], ONE).await.unwrap();
-    assert_ne!(txid, tried[0].0);
+    assert_ne!(txid, tried[0].txid);
     let made = cluster.chain.mempool_transaction(&txid).unwrap();
-    assert!(made.input.iter().any(|input| tried[0].1.contains(&input.previous_output)));
+    assert!(made.input.iter().any(|input| tried[0].inputs.contains(&input.previous_output)));
     for wallet in &wallets {
         assert_eq!(pay(wallet, ONE).await.unwrap(), txid);
     }

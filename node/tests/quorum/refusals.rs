@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bitcoin::hashes::Hash;
 use bitcoin::{Amount, OutPoint, Psbt, ScriptBuf, TxOut, Txid};
+use keyless_node::quorum::names::Claim;
 use keyless_node::quorum::refusal::Refusal;
 use keyless_node::quorum::wire::{
     Blob, CoinChoice, InputKey, Invitation, LeaseRange, Message, OutputKey, PROTOCOL_VERSION, SignRequest,
@@ -244,6 +245,16 @@ async fn what_a_member_has_promised_or_forbidden_stands_before_a_request() {
     let third = holding.others().find(|member| *member != me).unwrap();
     let taken = holding.take_coins(third, Txid::from_byte_array([2; 32]), &[asker.coin]).unwrap();
     assert_eq!(asker.refused(|request| request.coins = CoinChoice::Wallet).await, Refusal::CoinTaken(0));
+    // What is refused for its coin does not take the place of the payment that is known under the name.
+    let coin = asker.coin;
+    let known = Some(Claim { txid: Txid::from_byte_array([3; 32]), inputs: vec![coin] });
+    holding.remember_payment("bread", Txid::from_byte_array([3; 32]), &[coin]).unwrap();
+    let change = |request: &mut SignRequest| {
+        request.idempotency_key = Some("bread".to_owned());
+        request.coins = CoinChoice::Wallet;
+    };
+    assert_eq!(asker.refused(change).await, Refusal::CoinTaken(0));
+    assert_eq!(holding.payment("bread"), known);
     asker.accepted(|_| {}).await;
     drop(taken);
     asker.accepted(|request| request.coins = CoinChoice::Wallet).await;

@@ -118,16 +118,24 @@ async fn no_two_coordinators_hand_out_one_address() {
 async fn one_idempotency_key_pays_once() {
     let chain = Arc::new(FakeChain::new());
     let node = Node::embedded(&chain);
-    node.create("w").await.unwrap();
-    let wallet = node.wallet("w");
-    fund(&chain, &wallet).await;
-    let address = wallet.new_address("", AddressType::Bech32).await.unwrap();
-    let note = SendNote { idempotency_key: Some("invoice 7".to_owned()), ..SendNote::default() };
-    let request = payment(address.script_pubkey(), Amount::from_int_btc(1));
-    let first = wallet.send(&request, &note).await.unwrap();
-    let second = wallet.send(&request, &note).await.unwrap();
-    assert_eq!(first.txid, second.txid);
-    assert_eq!(chain.mempool_len(), 1);
+    // The id of a transaction with older coins changes as it is signed.
+    for kind in AddressType::ALL {
+        let name = format!("{kind:?}");
+        node.create(&name).await.unwrap();
+        let wallet = node.wallet(&name);
+        let own = wallet.new_address("", kind).await.unwrap();
+        chain.mine(&own.script_pubkey());
+        (0..100).for_each(|_| drop(chain.mine(&ScriptBuf::new_op_return([]))));
+        wallet.synced().await.unwrap();
+        let before = chain.mempool_len();
+        let address = wallet.new_address("", AddressType::Bech32).await.unwrap();
+        let note = SendNote { idempotency_key: Some("invoice 7".to_owned()), ..SendNote::default() };
+        let request = payment(address.script_pubkey(), Amount::from_int_btc(1));
+        let first = wallet.send(&request, &note).await.unwrap();
+        let second = wallet.send(&request, &note).await.unwrap();
+        assert_eq!(first.txid, second.txid, "{kind:?}");
+        assert_eq!(chain.mempool_len(), before + 1);
+    }
     node.manager.shutdown().await;
 }
 

@@ -9,7 +9,7 @@ use tss_wallet::{Family, MemberId};
 
 use super::{Holding, HoldingError, MARK_PREFIX, MAX_MARK_JUMP, PAYMENT_PREFIX, Payment};
 use crate::quorum::coins::TakenCoins;
-use crate::quorum::names;
+use crate::quorum::names::{self, Claim};
 use crate::quorum::refusal::Refusal;
 use crate::quorum::wire::LeaseRange;
 
@@ -74,15 +74,15 @@ impl Holding {
     }
 
     /// The last transaction signed under a user's own name for a payment, and the inputs that a retry must share.
-    pub fn payment(&self, name: &str) -> Option<(Txid, Vec<OutPoint>)> {
+    pub fn payment(&self, name: &str) -> Option<Claim> {
         self.payment_named(&names::digest(name))
     }
 
     /// The same by what the name is called among members.
-    pub fn payment_named(&self, name: &[u8; 32]) -> Option<(Txid, Vec<OutPoint>)> {
+    pub fn payment_named(&self, name: &[u8; 32]) -> Option<Claim> {
         let stored = self.db.get(Family::Claims, &payment_key(name)).ok().flatten()?;
         let known: Payment = postcard::from_bytes(&stored).ok()?;
-        Some((known.txid, known.inputs))
+        Some(Claim { txid: known.txid, inputs: known.inputs })
     }
 
     /// Notes that a transaction is signed under a user's own name for the payment; durable when this returns. False
@@ -107,5 +107,25 @@ impl Holding {
         batch.put(Family::Claims, key, value);
         self.db.write(&batch, Sync::Yes)?;
         Ok(true)
+    }
+
+    /// Takes a note back that nothing came of: no share left this member for the transaction. `before` is what was known.
+    pub fn forget_payment(&self, name: &str, txid: Txid, before: Option<Claim>) -> Result<(), HoldingError> {
+        let _guard = self.payments.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.payment(name).is_some_and(|claim| claim.txid == txid);
+        if !known || before.as_ref().is_some_and(|before| before.txid == txid) {
+            return Ok(());
+        }
+        let key = payment_key(&names::digest(name));
+        let mut batch = Batch::new();
+        match before.map(|Claim { txid, inputs }| postcard::to_allocvec(&Payment { txid, inputs })) {
+            Some(value) => {
+                let value =
+                    value.map_err(|_| HoldingError::Damaged(self.dir.clone(), "a payment cannot be written"))?;
+                batch.put(Family::Claims, key, value)
+            }
+            None => batch.delete(Family::Claims, key),
+        };
+        Ok(self.db.write(&batch, Sync::No)?)
     }
 }

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use bitcoin::{OutPoint, Transaction, Txid};
+use bitcoin::{OutPoint, Transaction};
 use tss_wallet::WalletId;
 
 use super::{WalletManager, locked};
+use crate::quorum::names::Claim;
 use crate::quorum::sharing::AddressLabel;
 use crate::quorum::wire::LeaseRange;
 use crate::quorum::{Holding, Host};
@@ -54,8 +55,8 @@ impl Host for WalletManager {
         }
     }
 
-    fn transaction(&self, wallet: WalletId, txid: &Txid) -> Option<Transaction> {
-        self.of_quorum(wallet)?.live_transaction(txid)
+    fn payment(&self, wallet: WalletId, claim: &Claim) -> Option<Transaction> {
+        self.of_quorum(wallet)?.claimed(claim)
     }
 
     fn spender(&self, wallet: WalletId, coin: &OutPoint) -> Option<Transaction> {
