@@ -43,6 +43,8 @@ pub struct Checked {
     pub inputs: Vec<OutPoint>,
     /// H(wallet, subject, idempotency key).
     pub request: [u8; 32],
+    /// The user's own name for a payment, and what it would be remembered by.
+    pub named: Option<(String, Txid)>,
     /// What a policy judges; none for a message.
     pub spend: Option<Spend>,
     /// Proven change.
@@ -97,8 +99,9 @@ pub fn check(own: Own<'_>, subject: &Subject, idempotency_key: Option<&str>) -> 
             };
             let whole = part.len() == items.len() && !inputs.iter().zip(&items).any(shared);
             let items = items.drain(part).collect();
+            let named = idempotency_key.map(|name| (name.to_owned(), txid));
             let (txid, spend, dummy) = (Some(txid), Some(spend), Some(dummy));
-            Ok(Checked { items, txid, inputs: coins, request, spend, change, dummy, whole, text: None })
+            Ok(Checked { items, txid, inputs: coins, request, named, spend, change, dummy, whole, text: None })
         }
         Subject::Message { text, key } => {
             let key = own.keys.derive(*key).ok_or(Refusal::OtherScript(0))?;
@@ -110,7 +113,8 @@ pub fn check(own: Own<'_>, subject: &Subject, idempotency_key: Option<&str>) -> 
             let items = vec![CheckedItem { key, message, to_sign: None }];
             let (inputs, change) = (Vec::new(), Amount::ZERO);
             let text = Some(text.clone());
-            Ok(Checked { items, txid: None, inputs, request, spend: None, change, dummy: None, whole: true, text })
+            let (txid, named, spend, dummy) = (None, None, None, None);
+            Ok(Checked { items, txid, inputs, request, named, spend, change, dummy, whole: true, text })
         }
     }
 }

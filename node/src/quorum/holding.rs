@@ -8,7 +8,7 @@ mod directory;
 mod promises;
 mod sealed;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -81,7 +81,8 @@ pub struct Holding {
     db: Arc<WalletDb>,
     store: ShareStore,
     marks: Arc<Mutex<BTreeMap<ChainId, u32>>>,
-    payments: Arc<Mutex<()>>,
+    /// Payments with a name for which a share has left, since the start. Held over every change of what is noted of names.
+    payments: Arc<Mutex<HashSet<Txid>>>,
     names: Arc<Mutex<Holds>>,
     /// Of this epoch alone.
     nonces: Nonces,

@@ -3,8 +3,6 @@
 //! Owns no state; what is decided is written by [`Guard`](super::guard::Guard). Used alike by the coordinator for its
 //! own share and by every participant, and by the dry run, which writes nothing.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bitcoin::Transaction;
@@ -67,14 +65,6 @@ pub struct Allowed {
     facts: Facts,
     /// The moment when this member's mempool would have taken the transaction.
     acceptable_at: Option<PoolMark>,
-    /// This member's share has left.
-    released: Arc<AtomicBool>,
-}
-
-impl Allowed {
-    pub fn is_released(&self) -> bool {
-        self.released.load(Ordering::Acquire)
-    }
 }
 
 /// Whether Core's own rules let the transaction into this member's mempool, its signatures aside. Gives the moment that
@@ -111,7 +101,7 @@ pub fn decide(core: &Core, holding: &Holding, asking: &Asking, checked: &Checked
     };
     let question = question(core, holding, asking, checked);
     match holding.guard().decide(&facts, entry, question) {
-        Ok(Decision::Sign) => Ok(Allowed { facts, acceptable_at, released: Arc::default() }),
+        Ok(Decision::Sign) => Ok(Allowed { facts, acceptable_at }),
         Ok(Decision::Refuse(denial)) => Err(Refusal::Policy(denial)),
         Ok(Decision::Wait(asked)) => {
             if asked.opened {
@@ -143,7 +133,13 @@ pub fn release(core: &Core, holding: &Holding, allowed: &Allowed, checked: &Chec
     if holding.guard().wants_acceptance() && !unchanged {
         acceptable(core, checked)?;
     }
-    allowed.released.store(true, Ordering::Release);
+    if let Some((name, txid)) = &checked.named
+        && !holding
+            .release_payment(name, *txid, &checked.inputs)
+            .map_err(|error| Refusal::Storage(error.to_string()))?
+    {
+        return Err(Refusal::OtherTransaction);
+    }
     Ok(())
 }
 

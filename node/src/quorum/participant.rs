@@ -138,8 +138,10 @@ fn take_part(core: &Core, holding: &Holding, from: MemberId, topic: Topic, asked
     };
     let before = key.and_then(|key| holding.payment(key));
     // What cannot be signed for its coins leaves the payment of that name as it is known.
-    if let (Some(key), Some(txid)) = (key, checked.txid)
-        && !holding.remember_payment(key, txid, &checked.inputs).map_err(|error| Refusal::Storage(error.to_string()))?
+    if let Some((name, txid)) = &checked.named
+        && !holding
+            .remember_payment(name, *txid, &checked.inputs)
+            .map_err(|error| Refusal::Storage(error.to_string()))?
     {
         return Err(Refusal::OtherTransaction);
     }
@@ -178,10 +180,9 @@ fn take_part(core: &Core, holding: &Holding, from: MemberId, topic: Topic, asked
     if let Some(coins) = coins.as_mut().filter(|_| signed) {
         coins.signed();
     }
-    if let (Some(key), Some(txid)) = (key, checked.txid)
-        && !allowed.is_released()
-    {
-        holding.forget_payment(key, txid, before).map_err(|error| Refusal::Storage(error.to_string()))?;
+    if let Some((name, txid)) = &checked.named {
+        let forgotten = holding.forget_payment(name, *txid, before.as_ref());
+        forgotten.map_err(|error| Refusal::Storage(error.to_string()))?;
     }
     Ok(())
 }

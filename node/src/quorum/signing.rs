@@ -161,11 +161,11 @@ impl Request<'_> {
             }
             _ => None,
         };
-        let name = self.terms.idempotency_key.zip(self.checked.txid);
-        let before = name.and_then(|(key, _)| self.holding.payment(key));
+        let named = self.checked.named.as_ref();
+        let before = named.and_then(|(name, _)| self.holding.payment(name));
         let storage = |error: HoldingError| QuorumError::Storage(error.to_string());
-        if let Some((key, txid)) = name
-            && !self.holding.remember_payment(key, txid, &self.checked.inputs).map_err(storage)?
+        if let Some((name, txid)) = named
+            && !self.holding.remember_payment(name, *txid, &self.checked.inputs).map_err(storage)?
         {
             return Err(QuorumError::OwnRefusal(Refusal::OtherTransaction));
         }
@@ -174,11 +174,9 @@ impl Request<'_> {
         if result.is_ok() {
             coins.iter_mut().for_each(TakenCoins::signed);
         }
-        // Other coins will do, as this node's share has not left for these.
-        if let (Some((key, txid)), Err(QuorumError::CoinTaken(_))) = (name, &result)
-            && !allowed.is_released()
-        {
-            self.holding.forget_payment(key, txid, before).map_err(storage)?;
+        // Other coins will do, if this node's share has not left for these.
+        if let (Some((name, txid)), Err(QuorumError::CoinTaken(_))) = (named, &result) {
+            self.holding.forget_payment(name, *txid, before.as_ref()).map_err(storage)?;
         }
         result
     }

@@ -255,6 +255,17 @@ async fn what_a_member_has_promised_or_forbidden_stands_before_a_request() {
     };
     assert_eq!(asker.refused(change).await, Refusal::CoinTaken(0));
     assert_eq!(holding.payment("bread"), known);
+    // A note is taken back if nothing came of it, and not once a share has left.
+    let txid = Txid::from_byte_array([4; 32]);
+    holding.remember_payment("salt", txid, &[coin]).unwrap();
+    holding.forget_payment("salt", txid, None).unwrap();
+    assert_eq!(holding.payment("salt"), None);
+    assert!(holding.release_payment("salt", txid, &[coin]).unwrap());
+    holding.forget_payment("salt", txid, None).unwrap();
+    assert_eq!(holding.payment("salt"), Some(Claim { txid, inputs: vec![coin] }));
+    assert!(!holding.release_payment("salt", Txid::from_byte_array([5; 32]), &[nobodys()]).unwrap());
+    holding.forget_payment("bread", Txid::from_byte_array([9; 32]), None).unwrap();
+    assert_eq!(holding.payment("bread"), known, "another one's");
     asker.accepted(|_| {}).await;
     drop(taken);
     asker.accepted(|request| request.coins = CoinChoice::Wallet).await;

@@ -1,6 +1,7 @@
 //! What this member has promised: address leases it granted, payments it signed for by name, coins being spent.
 
-use std::sync::PoisonError;
+use std::collections::HashSet;
+use std::sync::{MutexGuard, PoisonError};
 
 use bitcoin::{OutPoint, Txid};
 use tss_wallet::store::{Batch, Sync};
@@ -12,6 +13,9 @@ use crate::quorum::coins::TakenCoins;
 use crate::quorum::names::{self, Claim};
 use crate::quorum::refusal::Refusal;
 use crate::quorum::wire::LeaseRange;
+
+/// Payments with a name kept in mind; beyond that no note is taken back.
+const MAX_RELEASED: usize = 100_000;
 
 fn payment_key(name: &[u8; 32]) -> Vec<u8> {
     [PAYMENT_PREFIX, name.as_slice()].concat()
@@ -85,15 +89,56 @@ impl Holding {
         Some(Claim { txid: known.txid, inputs: known.inputs })
     }
 
-    /// Notes that a transaction is signed under a user's own name for the payment; durable when this returns. False
+    /// Notes that a transaction is to be signed under a user's own name for the payment; durable when this returns. False
     /// if another one was signed under it that could confirm beside this one.
     pub fn remember_payment(&self, name: &str, txid: Txid, inputs: &[OutPoint]) -> Result<bool, HoldingError> {
-        let _guard = self.payments.lock().unwrap_or_else(PoisonError::into_inner);
-        let damaged = || HoldingError::Damaged(self.dir.clone(), "a payment cannot be read");
+        let _guard = self.released();
+        self.remember(name, txid, inputs)
+    }
+
+    /// The same as this member's share leaves: what is noted now stays.
+    pub fn release_payment(&self, name: &str, txid: Txid, inputs: &[OutPoint]) -> Result<bool, HoldingError> {
+        let mut released = self.released();
+        let remembered = self.remember(name, txid, inputs)?;
+        if remembered && released.len() < MAX_RELEASED {
+            released.insert(txid);
+        }
+        Ok(remembered)
+    }
+
+    /// Takes a note back of which nothing came: if no share has left this member for the transaction, what was known
+    /// before is known again.
+    pub fn forget_payment(&self, name: &str, txid: Txid, before: Option<&Claim>) -> Result<(), HoldingError> {
+        let released = self.released();
+        let noted = self.payment(name).is_some_and(|claim| claim.txid == txid);
+        let was_known = before.is_some_and(|before| before.txid == txid);
+        if !noted || was_known || released.contains(&txid) || released.len() >= MAX_RELEASED {
+            return Ok(());
+        }
+        let key = payment_key(&names::digest(name));
+        let mut batch = Batch::new();
+        match before {
+            Some(Claim { txid, inputs }) => batch.put(Family::Claims, key, self.encoded(*txid, inputs.clone())?),
+            None => batch.delete(Family::Claims, key),
+        };
+        Ok(self.db.write(&batch, Sync::No)?)
+    }
+
+    fn released(&self) -> MutexGuard<'_, HashSet<Txid>> {
+        self.payments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn encoded(&self, txid: Txid, inputs: Vec<OutPoint>) -> Result<Vec<u8>, HoldingError> {
+        let damaged = |_| HoldingError::Damaged(self.dir.clone(), "a payment cannot be written");
+        postcard::to_allocvec(&Payment { txid, inputs }).map_err(damaged)
+    }
+
+    fn remember(&self, name: &str, txid: Txid, inputs: &[OutPoint]) -> Result<bool, HoldingError> {
         let key = payment_key(&names::digest(name));
         let mut common = inputs.to_vec();
         if let Some(stored) = self.db.get(Family::Claims, &key)? {
-            let known: Payment = postcard::from_bytes(&stored).map_err(|_| damaged())?;
+            let damaged = |_| HoldingError::Damaged(self.dir.clone(), "a payment cannot be read");
+            let known: Payment = postcard::from_bytes(&stored).map_err(damaged)?;
             if known.txid == txid {
                 return Ok(true);
             }
@@ -102,30 +147,9 @@ impl Holding {
                 return Ok(false);
             }
         }
-        let value = postcard::to_allocvec(&Payment { txid, inputs: common }).map_err(|_| damaged())?;
         let mut batch = Batch::new();
-        batch.put(Family::Claims, key, value);
+        batch.put(Family::Claims, key, self.encoded(txid, common)?);
         self.db.write(&batch, Sync::Yes)?;
         Ok(true)
-    }
-
-    /// Takes a note back that nothing came of: no share left this member for the transaction. `before` is what was known.
-    pub fn forget_payment(&self, name: &str, txid: Txid, before: Option<Claim>) -> Result<(), HoldingError> {
-        let _guard = self.payments.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = self.payment(name).is_some_and(|claim| claim.txid == txid);
-        if !known || before.as_ref().is_some_and(|before| before.txid == txid) {
-            return Ok(());
-        }
-        let key = payment_key(&names::digest(name));
-        let mut batch = Batch::new();
-        match before.map(|Claim { txid, inputs }| postcard::to_allocvec(&Payment { txid, inputs })) {
-            Some(value) => {
-                let value =
-                    value.map_err(|_| HoldingError::Damaged(self.dir.clone(), "a payment cannot be written"))?;
-                batch.put(Family::Claims, key, value)
-            }
-            None => batch.delete(Family::Claims, key),
-        };
-        Ok(self.db.write(&batch, Sync::No)?)
     }
 }
