@@ -353,7 +353,7 @@ fn a_malicious_coordinator_gets_no_signature_outside_the_policies() {
 }
 
 /// Requests for each time that the liar shall be asked.
-const TRIES: usize = 12;
+const TRIES: usize = 30;
 
 const BEHAVIOURS: [Behaviour; 9] = [
     Behaviour::Silent,
