@@ -81,8 +81,8 @@ pub struct Holding {
     db: Arc<WalletDb>,
     store: ShareStore,
     marks: Arc<Mutex<BTreeMap<ChainId, u32>>>,
-    /// Payments with a name for which a share has left, since the start. Held over every change of what is noted of names.
-    payments: Arc<Mutex<HashSet<Txid>>>,
+    /// Names under which a share has left, since the start. Held over every change of what is noted of names.
+    payments: Arc<Mutex<HashSet<[u8; 32]>>>,
     names: Arc<Mutex<Holds>>,
     /// Of this epoch alone.
     nonces: Nonces,

@@ -14,7 +14,7 @@ use crate::quorum::names::{self, Claim};
 use crate::quorum::refusal::Refusal;
 use crate::quorum::wire::LeaseRange;
 
-/// Payments with a name kept in mind; beyond that no note is taken back.
+/// Names of payments kept in mind; beyond that no note is taken back.
 const MAX_RELEASED: usize = 100_000;
 
 fn payment_key(name: &[u8; 32]) -> Vec<u8> {
@@ -101,18 +101,18 @@ impl Holding {
         let mut released = self.released();
         let remembered = self.remember(name, txid, inputs)?;
         if remembered && released.len() < MAX_RELEASED {
-            released.insert(txid);
+            released.insert(names::digest(name));
         }
         Ok(remembered)
     }
 
-    /// Takes a note back of which nothing came: if no share has left this member for the transaction, what was known
-    /// before is known again.
+    /// Takes a note back of which nothing came: if no share has left this member under the name, what was known before
+    /// is known again.
     pub fn forget_payment(&self, name: &str, txid: Txid, before: Option<&Claim>) -> Result<(), HoldingError> {
         let released = self.released();
         let noted = self.payment(name).is_some_and(|claim| claim.txid == txid);
         let was_known = before.is_some_and(|before| before.txid == txid);
-        if !noted || was_known || released.contains(&txid) || released.len() >= MAX_RELEASED {
+        if !noted || was_known || released.contains(&names::digest(name)) || released.len() >= MAX_RELEASED {
             return Ok(());
         }
         let key = payment_key(&names::digest(name));
@@ -124,7 +124,7 @@ impl Holding {
         Ok(self.db.write(&batch, Sync::No)?)
     }
 
-    fn released(&self) -> MutexGuard<'_, HashSet<Txid>> {
+    fn released(&self) -> MutexGuard<'_, HashSet<[u8; 32]>> {
         self.payments.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
